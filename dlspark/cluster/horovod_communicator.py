@@ -1,0 +1,64 @@
+"""The ranks of a Horovod job behind the communicator protocol.
+
+Collectives are named by kind, dtype and shape. Horovod negotiates a name once and caches the answer; its own
+names carry a counter, so that each call would be negotiated anew. The names may repeat because a call returns
+only when it is done: no two collectives of a rank are ever under way together.
+"""
+
+from __future__ import annotations
+
+import socket
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import torch
+
+
+class HorovodCommunicator:
+    """One rank of a Horovod job, from `hvd.init` (entering the block) to `hvd.shutdown` (leaving it).
+
+    Leaving the block on an error shuts Horovod down too, which ends the collectives that the other ranks
+    wait in with a `HorovodInternalError`.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    host: str
+
+    def __init__(self) -> None:
+        self._horovod: Any = None
+
+    def __enter__(self) -> Self:
+        """Join the job: a collective of all ranks, over Gloo."""
+        import horovod.torch as hvd
+
+        hvd.init()
+        self._horovod = hvd
+        self.rank, self.size = hvd.rank(), hvd.size()
+        self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
+        self.host = socket.gethostname()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave the job."""
+        self._horovod.shutdown()
+
+    def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Replace `tensor` (contiguous; float32, float64, int64) in place by its sum; return it."""
+        hvd = self._horovod
+        summed: torch.Tensor = hvd.allreduce_(tensor, op=hvd.Sum, name=_name("all_reduce_sum", tensor))
+        return summed
+
+    def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Replace `tensor` (contiguous) in place by rank 0's; return it."""
+        copied: torch.Tensor = self._horovod.broadcast_(tensor, root_rank=0, name=_name("broadcast", tensor))
+        return copied
+
+
+def _name(kind: str, tensor: torch.Tensor) -> str:
+    return f"{kind}.{str(tensor.dtype).removeprefix('torch.')}.{'x'.join(map(str, tensor.shape))}"

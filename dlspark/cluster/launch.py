@@ -1,0 +1,101 @@
+"""Run one function on N ranks and give back what they return, or one error that names rank, host and cause.
+
+Two backends: `local` is this process with a communicator of one; `horovod` is `horovod.spark.run`, which
+starts one process in each of N Spark tasks and connects them over Gloo. Around it comes what it lacks: slots
+are checked first, a failing rank ends the job and is named, Ctrl-C works, and nothing reaches stdout.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+from dlspark import storage
+from dlspark.cluster.communicator import LocalCommunicator
+from dlspark.cluster.failures import record_failure, recorded_error
+from dlspark.cluster.horovod_job import run_horovod_job
+from dlspark.cluster.preflight import require_horovod, require_slots
+from dlspark.contracts import WorkerFunction, WorkerTask
+from dlspark.errors import ClusterError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_log = logging.getLogger(__name__)
+
+
+def launch(
+    function: WorkerFunction,
+    task: WorkerTask,
+    *,
+    backend: Literal["horovod", "local"],
+    num_workers: int,
+    spark: SparkSession | None,
+    start_timeout_seconds: float,
+    threads_per_worker: int | None,
+    slots_timeout_seconds: float = 20.0,
+) -> list[Any]:
+    """Run `function(task, communicator)` on every rank and return the results in the order of ranks.
+
+    Args:
+        function: a top-level function, importable where the ranks run.
+        task: what it works on; failures of ranks are recorded below its `run_dir`.
+        backend: horovod (processes on the executors of `spark`) or local (this process).
+        num_workers: ranks; 1 with backend local.
+        spark: the session that horovod uses; None with backend local.
+        start_timeout_seconds: how long the ranks may take to find each other.
+        threads_per_worker: torch threads of a rank; None shares the cores of a host among its ranks.
+        slots_timeout_seconds: how long to wait for free task slots, at most 25 s.
+
+    Raises:
+        WorkerFailedError: a rank failed; its traceback is the error's note.
+        ClusterError: Horovod is not usable, slots are missing, or the ranks did not find each other in time.
+    """
+    if backend == "local":
+        if num_workers != 1:
+            raise ClusterError("the local backend is one process", got=f"{num_workers} workers", allowed="1")
+        return [_run_here(function, task, threads_per_worker)]
+    if spark is None:
+        raise ClusterError("cluster.backend=horovod needs a Spark session", fix="set cluster.backend=local")
+    require_horovod()
+    require_slots(spark, num_workers, slots_timeout_seconds)
+    attempt = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    _log.debug("launching %d ranks, attempt %s", num_workers, attempt)
+    return run_horovod_job(
+        function,
+        task,
+        num_ranks=num_workers,
+        spark=spark,
+        start_timeout_seconds=start_timeout_seconds,
+        threads_per_rank=threads_per_worker,
+        failures=storage.join(storage.absolute(task.run_dir), "failures", attempt),
+    )
+
+
+def _run_here(function: WorkerFunction, task: WorkerTask, threads: int | None) -> Any:
+    with _torch_threads(threads):
+        try:
+            return function(task, LocalCommunicator())
+        except Exception as error:
+            record = record_failure(error, rank=0, num_ranks=1, host=socket.gethostname())
+            raise recorded_error(record, num_others=0, where=None) from error
+
+
+@contextlib.contextmanager
+def _torch_threads(threads: int | None) -> Iterator[None]:
+    if threads is None:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

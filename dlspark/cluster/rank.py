@@ -1,0 +1,80 @@
+"""What runs in the process of one rank, around the function that the driver sends.
+
+The function is unpickled only after the number of threads is in the environment, since unpickling imports
+torch, which reads it then.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import cloudpickle  # type: ignore[import-untyped]
+
+from dlspark.cluster.failures import record_failure, write_failure, write_host
+
+_log = logging.getLogger(__name__)
+
+
+def run_rank(call: bytes, failures: str, threads: int | None) -> bytes:
+    """Join the job and run a function; any error is recorded and raised.
+
+    Args:
+        call: cloudpickle of (function, task).
+        failures: folder for the record of a failure.
+        threads: torch threads; None: the host's cores shared by the ranks on it.
+
+    Returns:
+        cloudpickle of what `function(task, communicator)` returned.
+    """
+    # Horovod's launcher sets these for each process.
+    rank, num_ranks = int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])
+    local_size = int(os.environ["HOROVOD_LOCAL_SIZE"])
+    host = socket.gethostname()
+    _start_logging(rank, host)
+    write_host(failures, rank, host)
+    threads = threads or share_of_cores(local_size)
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    # The record is written before Horovod is shut down, so that it is older than those of the other ranks.
+    with ExitStack() as stack, _recording(failures, rank, num_ranks, host):
+        function, task = cloudpickle.loads(call)
+        import torch
+
+        from dlspark.cluster.horovod_communicator import HorovodCommunicator
+
+        torch.set_num_threads(threads)
+        communicator = stack.enter_context(HorovodCommunicator())
+        return bytes(cloudpickle.dumps(function(task, communicator)))
+
+
+@contextmanager
+def _recording(folder: str, rank: int, num_ranks: int, host: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        try:
+            write_failure(folder, record_failure(error, rank=rank, num_ranks=num_ranks, host=host))
+        except OSError:
+            _log.exception("the failure of this rank could not be recorded in %s", folder)
+        raise
+
+
+def share_of_cores(local_size: int) -> int:
+    """Return the cores that this process may use, shared by the ranks of its host; at least 1."""
+    return max(1, len(os.sched_getaffinity(0)) // local_size)
+
+
+def _start_logging(rank: int, host: str) -> None:
+    """Send warnings to stderr, which the driver reads line by line, and Python stacks on a crash too."""
+    logging.basicConfig(
+        level=logging.WARNING,
+        stream=sys.stderr,
+        format=f"[rank {rank} {host}] %(levelname)s %(name)s: %(message)s",
+        force=True,
+    )
+    faulthandler.enable()

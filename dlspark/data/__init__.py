@@ -1,0 +1,1 @@
+"""Images on storage to batches in memory: sources, decoding, splits, the published dataset, loading."""

@@ -1,0 +1,81 @@
+"""The columns of one Parquet file in memory, and its image column as one array of pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from dlspark.contracts import ImageFormat
+from dlspark.data.images import decode_png
+from dlspark.data.parquet_file import Storage, npy_header
+from dlspark.errors import DatasetError
+
+COLUMNS = ("row_id", "label", "image")
+"""What training reads; the keys stay in the file."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileColumns:
+    """n rows of one file, in the order of the file."""
+
+    row_ids: NDArray[np.int64]
+    """int64 [n]."""
+    labels: NDArray[np.int64]
+    """int64 [n]."""
+    images: pa.Array
+    """binary [n]: as stored."""
+
+
+def pixels_of(columns: FileColumns, image: ImageFormat, form: Storage, *, where: str) -> NDArray[np.uint8]:
+    """Return the pixels of an image column.
+
+    Args:
+        columns: n > 0 rows.
+        image: of the dataset.
+        form: of the dataset. raw is a view on the column, without a copy; encoded is decoded here.
+        where: URL of the file, for the messages.
+
+    Returns:
+        uint8 [n, H, W, C].
+
+    Raises:
+        DatasetError: the column holds something else than `image` and `form` say.
+    """
+    shape = (image.height, image.width, image.channels)
+    if form == "raw":
+        return _view(columns.images, shape, where)
+    pixels = np.empty((len(columns.row_ids), *shape), dtype=np.uint8)
+    for row, data in enumerate(columns.images):
+        try:
+            pixels[row] = decode_png(data.as_py())
+        except (OSError, SyntaxError, ValueError) as error:
+            raise DatasetError(
+                f"row {row} (row id {columns.row_ids[row]}) of a file is no PNG image of the dataset's shape",
+                got=f"{type(error).__name__}: {error}",
+                allowed=shape,
+                where=where,
+            ) from error
+    return pixels
+
+
+def _view(images: pa.Array, shape: tuple[int, int, int], where: str) -> NDArray[np.uint8]:
+    header = npy_header(shape)
+    height, width, channels = shape
+    stride = len(header) + height * width * channels
+    _, offsets_buffer, data = images.buffers()
+    offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[images.offset : images.offset + len(images) + 1]
+    start = int(offsets[0])
+    if (np.diff(offsets) != stride).any() or data[start : start + len(header)].to_pybytes() != header:
+        raise DatasetError(
+            "the images of a file are no arrays of the dataset's shape", allowed=shape, where=where
+        )
+    return np.ndarray(
+        (len(images), *shape),
+        dtype=np.uint8,
+        buffer=data,
+        offset=start + len(header),
+        strides=(stride, width * channels, channels, 1),
+    )

@@ -1,0 +1,201 @@
+"""The manifest: the one small file that makes a folder of Parquet files a dataset, and says all about it.
+
+It is written last, so that a dataset exists whole or not at all; whoever reads a dataset reads it first. It
+is JSON of plain values: opening a dataset runs no code from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from dlspark import storage
+from dlspark.contracts import SPLITS, Preprocessing, Split
+from dlspark.errors import DatasetError
+
+MANIFEST_NAME = "_dlspark_manifest.json"
+MARKER_NAME = "_dlspark_ingest.json"
+QUARANTINE_NAME = "_quarantine"
+VERSION = 1
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileEntry:
+    """One Parquet file."""
+
+    path: str
+    """Relative to the dataset."""
+    rows: int
+    num_bytes: int
+    sha256: str
+    min_row_id: int
+    max_row_id: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SplitEntry:
+    """One split; without rows it has no files."""
+
+    rows: int
+    class_rows: tuple[int, ...]
+    """Rows by label."""
+    files: tuple[FileEntry, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Counts:
+    """The ledger: listed = written + quarantined + deduplicated."""
+
+    listed: int
+    written: int
+    quarantined: int
+    deduplicated: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """A published dataset."""
+
+    fingerprint: str
+    """32 hexadecimal digits over row ids, labels and pixels, by split and class."""
+    classes: tuple[str, ...]
+    """Names by label, sorted."""
+    preprocessing: Preprocessing
+    storage: Literal["raw", "encoded"]
+    num_streams: int
+    counts: Counts
+    splits: Mapping[Split, SplitEntry]
+    source: str
+    """URL of the images."""
+    split_seed: int
+    val_share: float
+    test_share: float
+
+    @property
+    def file_paths(self) -> list[str]:
+        """Paths of all Parquet files, relative to the dataset."""
+        return [file.path for split in SPLITS for file in self.splits[split].files]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, with the version of the format."""
+        return {"version": VERSION, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Manifest:
+        """Rebuild from `to_json`.
+
+        Raises:
+            KeyError: a field is missing.
+            TypeError: a field is unknown or of a wrong type.
+            ValueError: a file lies outside the dataset.
+        """
+        fields = {name: values[name] for name in (field.name for field in dataclasses.fields(cls))}
+        splits: dict[Split, SplitEntry] = {split: _split_entry(values["splits"][split]) for split in SPLITS}
+        fields |= {
+            "classes": tuple(values["classes"]),
+            "preprocessing": Preprocessing.from_json(values["preprocessing"]),
+            "counts": Counts(**values["counts"]),
+            "splits": splits,
+        }
+        return cls(**fields)
+
+
+def read_manifest(dataset_url: str) -> Manifest:
+    """Read the manifest of a published dataset.
+
+    Raises:
+        DatasetError: the dataset is missing, half-written, of another version, or its manifest is damaged.
+    """
+    where = storage.absolute(dataset_url)
+    url = storage.join(where, MANIFEST_NAME)
+    try:
+        values = storage.read_json(url)
+    except FileNotFoundError:
+        raise _missing(where) from None
+    except ValueError as error:
+        raise _damaged(url, error) from error
+    version = values.get("version") if isinstance(values, dict) else None
+    if version != VERSION:
+        raise DatasetError(
+            "the dataset has another version",
+            got=version,
+            allowed=VERSION,
+            where=url,
+            fix="run ingest again with overwrite=true, or install the dlspark that wrote it",
+        )
+    try:
+        return Manifest.from_json(values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(url, error) from error
+
+
+def write_manifest(dataset_url: str, manifest: Manifest) -> None:
+    """Publish a dataset; its files must be complete."""
+    storage.write_json(storage.join(dataset_url, MANIFEST_NAME), manifest.to_json())
+
+
+def channel_statistics(
+    sums: Sequence[int], squares: Sequence[int], num_values: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation by channel, in units of [0, 1], from exact integer sums.
+
+    The variance is (n q - s^2) / n^2, in integers until the last division, so that it depends on no order. A
+    channel that is constant gets a standard deviation of 1, and a warning: it is only shifted.
+
+    Args:
+        sums: s, sum of the pixel values 0..255 by channel.
+        squares: q, sum of their squares by channel.
+        num_values: n, values of each channel, > 0.
+    """
+    means, stds = [], []
+    for channel, (total, square) in enumerate(zip(sums, squares, strict=True)):
+        means.append(total / (255 * num_values))
+        variance = num_values * square - total * total
+        if variance == 0:
+            _log.warning(
+                "channel %d of the train split is constant; its standard deviation is taken as 1", channel
+            )
+        stds.append(math.sqrt(variance / num_values**2) / 255 if variance else 1.0)
+    return tuple(means), tuple(stds)
+
+
+def _split_entry(values: Mapping[str, Any]) -> SplitEntry:
+    files = tuple(FileEntry(**entry) for entry in values["files"])
+    for file in files:
+        if posixpath.isabs(file.path) or ".." in file.path.split("/") or ":" in file.path:
+            raise ValueError(f"the file {file.path} lies outside the dataset")
+    return SplitEntry(rows=values["rows"], class_rows=tuple(values["class_rows"]), files=files)
+
+
+def _missing(where: str) -> DatasetError:
+    if storage.exists(storage.join(where, MARKER_NAME)):
+        started = json.loads(storage.read_bytes(storage.join(where, MARKER_NAME))).get("started", "unknown")
+        return DatasetError(
+            "the dataset is half-written: an ingest began and has not published it",
+            got=f"begun {started}",
+            where=where,
+            fix="wait if that ingest is running, else run ingest again with overwrite=true",
+        )
+    return DatasetError(
+        "there is no dataset",
+        got="an absent folder" if not storage.exists(where) else "no manifest in the folder",
+        where=where,
+        fix=f"make one with: dlspark ingest source=... dataset={where}",
+    )
+
+
+def _damaged(url: str, error: Exception) -> DatasetError:
+    return DatasetError(
+        "the manifest of the dataset is damaged",
+        got=f"{type(error).__name__}: {error}",
+        where=url,
+        fix="run ingest again with overwrite=true",
+    )

@@ -1,0 +1,97 @@
+"""Run one Spark action while the driver shows how many of its tasks are done.
+
+The action runs in a thread of its own, under a job group, and Spark's status tracker is polled for the
+group's last stage. Whatever ends the wait (an error, Ctrl-C) cancels the group.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from py4j.protocol import Py4JError  # type: ignore[import-untyped]
+from pyspark import InheritableThread, SparkContext
+from pyspark.errors import PySparkException
+
+from dlspark.contracts import Progress
+from dlspark.errors import SourceError
+
+Result = TypeVar("Result")
+
+_POLL_SECONDS = 0.1
+
+
+def run_job(
+    context: SparkContext,
+    action: Callable[[], Result],
+    *,
+    description: str,
+    num_tasks: int,
+    num_units: int,
+    progress: Progress,
+) -> Result:
+    """Return what `action` returns.
+
+    Args:
+        context: of the session that runs it.
+        action: calls one Spark action whose last stage has `num_tasks` tasks.
+        description: of the job, in Spark's UI.
+        num_tasks: see `action`.
+        num_units: what the tasks make, such as files; a task that is done counts as its share of them.
+        progress: is told the units that are done.
+
+    Raises:
+        SourceError: a task failed for good; the message has the last line of its own error.
+    """
+    group = f"dlspark-{uuid.uuid4().hex}"
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        context.setJobGroup(group, description, interruptOnCancel=True)
+        try:
+            future.set_result(action())
+        except BaseException as error:  # noqa: BLE001 - raised by future.result()
+            future.set_exception(error)
+
+    thread = InheritableThread(target=run, daemon=True)
+    progress.update(0, num_units)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(_POLL_SECONDS)
+            num_done = min(_num_done(context, group, num_tasks), num_tasks)
+            progress.update(num_done * num_units // num_tasks, num_units)
+        result = future.result()
+    except (Py4JError, PySparkException) as error:
+        raise SourceError(
+            "a task of the ingest failed",
+            got=last_python_line(str(error)),
+            fix="repair the cause and run ingest again; nothing was published",
+        ) from error
+    except BaseException:
+        context.cancelJobGroup(group)
+        raise
+    progress.update(num_units, num_units)
+    return result
+
+
+def last_python_line(text: str) -> str:
+    """Return the last line of the first Python traceback in an error of Spark, else its first line."""
+    found = re.search(r"Traceback \(most recent call last\):\n(.*?)(?:\n\s*\n|\n\tat )", text, re.DOTALL)
+    lines = (found.group(1) if found else text).strip().splitlines()
+    return lines[-1 if found else 0].strip()
+
+
+def _num_done(context: SparkContext, group: str, num_tasks: int) -> int:
+    tracker = context.statusTracker()
+    done = 0
+    for job in tracker.getJobIdsForGroup(group):
+        info = tracker.getJobInfo(job)
+        for stage in info.stageIds if info else ():
+            stage_info = tracker.getStageInfo(stage)
+            if stage_info and stage_info.numTasks == num_tasks:
+                done = max(done, stage_info.numCompletedTasks)
+    return done

@@ -1,0 +1,120 @@
+"""The texts of --help, made from the schema and the files of conf/: they cannot say what is not there."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from dlspark.config.describe import VARIANT_GROUPS, Key, describe_fields, list_choices, list_keys
+
+STAGES = {
+    "ingest": "images in class folders -> a dataset of Parquet files with train, val and test splits (Spark)",
+    "train": "a dataset -> a trained network and its MLflow run (Horovod on Spark, or one process)",
+    "evaluate": "a run -> loss, accuracy and confusion matrix of a split, each row counted once",
+    "register": "a run -> a version of a registered model, and the alias on it",
+    "predict": "images and a model -> labels and probabilities in Parquet (Spark)",
+    "full": "all of it: ingest, train, evaluate, register",
+    "doctor": "look at Java, Spark, Horovod, versions, slots and tracking, and say what to repair",
+    "sync": "send what MLflow does not have yet of a run (its server was away)",
+}
+"""Stage -> what it does, in the order of the data path."""
+
+_CLUSTER = ("cluster.master",)
+_LAUNCH = ("cluster.",)
+_READ = ("data.reader", "data.prefetch_batches")
+_TRACK = ("tracking.uri", "tracking.experiment", "tracking.run_name", "tracking.system_metrics_seconds")
+_REGISTER = ("tracking.registered_model", "tracking.alias")
+_INGEST = ("source", "dataset", "overwrite", "image.", "data.")
+_FIT = ("model.", "optimizer.", "schedule.", "augment.", "train.")
+_TRAIN = ("dataset", "run_dir", "overwrite", *_FIT, *_READ)
+_KEYS: dict[str, tuple[str, ...]] = {
+    "ingest": (*_INGEST, *_CLUSTER),
+    "train": (*_TRAIN, *_LAUNCH, *_TRACK),
+    "evaluate": ("run_dir", "dataset", "split", *_READ, *_LAUNCH, *_TRACK),
+    "register": ("run_dir", "tracking.uri", *_REGISTER),
+    "predict": ("source", "overwrite", "predict.", "tracking.uri", *_CLUSTER),
+    "full": (*_INGEST, *_TRAIN, *_LAUNCH, "tracking."),
+    "doctor": ("cluster.", "tracking.uri"),
+    "sync": ("run_dir", "tracking.uri"),
+}
+_GROUPS: dict[str, tuple[str, ...]] = {
+    "ingest": ("experiment", "data", "cluster"),
+    "train": ("experiment", "model", "optimizer", "schedule", "augment", "data", "cluster", "tracking"),
+    "evaluate": ("experiment", "cluster", "tracking"),
+    "register": ("experiment", "tracking"),
+    "predict": ("experiment", "cluster", "tracking"),
+    "full": ("experiment", "model", "optimizer", "schedule", "augment", "data", "cluster", "tracking"),
+    "doctor": ("experiment", "cluster", "tracking"),
+    "sync": ("experiment", "tracking"),
+}
+
+
+def general_help() -> str:
+    """Return the text of `dlspark --help`."""
+    stages = "\n".join(f"  {name:<9} {text}" for name, text in STAGES.items())
+    return f"""\
+dlspark <stage> key=value ... [--debug]
+
+From a folder of images to a registered CNN: Spark ingests, Horovod trains, MLflow records.
+
+stages
+{stages}
+
+examples
+  dlspark full experiment=digits
+  dlspark ingest source=/data/flowers dataset=/data/flowers.ds image.size=64
+  dlspark train dataset=/data/flowers.ds run_dir=runs/a model=resnet18 optimizer=sgd optimizer.lr=0.05
+  dlspark evaluate run_dir=runs/a split=test
+  dlspark predict source=/data/new predict.model=runs/a predict.output=/data/labels
+
+keys that matter
+  source dataset run_dir overwrite            where things are
+  model optimizer schedule augment            choices, each a file of conf/: model=lenet5
+  train.epochs train.global_batch_size train.seed optimizer.lr
+  cluster.backend (horovod, local)  cluster.workers  cluster.master
+  tracking.uri tracking.experiment
+  experiment                                  a whole recipe: {", ".join(list_choices("experiment"))}
+
+`dlspark <stage> --help` lists the keys of a stage with their defaults. The files of conf/ hold the same keys;
+what stands on the command line wins over an experiment, and an experiment over the other files.
+
+Messages go to stderr; stdout carries the result as one JSON object on its last line.
+Exit codes: 0 done, 2 an error you can repair, 1 an unexpected error, 130 interrupted.
+options: --debug (tracebacks, more messages), --help, --version
+"""
+
+
+def stage_help(stage: str) -> str:
+    """Return the text of `dlspark <stage> --help`."""
+    lines = [f"dlspark {stage} key=value ... [--debug]", "", STAGES[stage], ""]
+    lines.append("choices (the files of conf/)")
+    for group in _GROUPS[stage]:
+        lines.extend(_wrap(f"  {group:<11} ", ", ".join(list_choices(group))))
+    heading = ""
+    for key in list_keys():
+        if not key.name.startswith(_KEYS[stage]) or (key.name == "experiment"):
+            continue
+        above = _heading(key)
+        if above != heading:
+            heading = above
+            lines.extend(("", heading))
+        lines.extend(_describe_key(key))
+    return "\n".join(lines) + "\n"
+
+
+def _heading(key: Key) -> str:
+    section = key.name.rpartition(".")[0]
+    if section in VARIANT_GROUPS:
+        return f"{section}={key.section.model_fields['name'].default}"
+    return section or "where things are"
+
+
+def _describe_key(key: Key) -> Sequence[str]:
+    default = key.field.default
+    shown = "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
+    sentence = describe_fields(key.section).get(key.name.rpartition(".")[2], "")
+    return [f"  {key.name}={shown}", *_wrap("      ", f"{key.allowed}. {sentence}".strip())]
+
+
+def _wrap(first: str, text: str) -> list[str]:
+    return textwrap.wrap(text, width=100, initial_indent=first, subsequent_indent=" " * len(first))

@@ -1,0 +1,1 @@
+"""Pictures of a run: learning curves, the confusion matrix."""

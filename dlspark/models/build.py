@@ -1,0 +1,81 @@
+"""A network by its name: the one door through which a worker and a checkpoint build one."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable
+
+from torch import nn
+
+from dlspark.errors import ModelError
+from dlspark.models.lenet import build_lenet5
+from dlspark.models.mnist_cnn import build_mnist_cnn
+from dlspark.models.perceptrons import build_mlp
+from dlspark.models.resnet import build_resnet18
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": build_mlp,
+    "lenet5": build_lenet5,
+    "mnist_cnn": build_mnist_cnn,
+    "resnet18": build_resnet18,
+}
+_SHAPE = ("channels", "height", "width", "num_classes")
+
+
+def build_model(
+    name: str, *, channels: int, height: int, width: int, num_classes: int, **options: object
+) -> nn.Module:
+    """Build a network with first weights drawn from torch's global generator, which the caller has seeded.
+
+    Args:
+        name: mlp, lenet5, mnist_cnn or resnet18.
+        channels: C; >= 1.
+        height: H, pixels; >= 1.
+        width: W, pixels; >= 1.
+        num_classes: K; >= 2.
+        options: the keys of the configuration group `model` for this name, without `name`; those left out
+            take the same defaults as there.
+
+    Returns:
+        A module of float32 [b, C, H, W] -> float32 logits [b, K], on the CPU, in training mode.
+
+    Raises:
+        ModelError: the name or an option is unknown, a size is out of range, or the image does not fit.
+    """
+    if name not in BUILDERS:
+        raise ModelError(
+            "unknown model",
+            got=repr(name),
+            allowed=", ".join(BUILDERS),
+            where="model",
+            fix=_suggest(name, BUILDERS),
+        )
+    allowed = option_names(name)
+    for option in options:
+        if option not in allowed:
+            raise ModelError(
+                f"unknown option of model {name}",
+                got=repr(option),
+                allowed=", ".join(allowed),
+                where=f"model.{option}",
+                fix=_suggest(option, allowed),
+            )
+    sizes = {"channels": channels, "height": height, "width": width, "num_classes": num_classes}
+    for key, size in sizes.items():
+        least = 2 if key == "num_classes" else 1
+        if size < least:
+            raise ModelError(
+                f"{key} of a network is out of range", got=size, allowed=f">= {least}", where=f"model {name}"
+            )
+    return BUILDERS[name](**sizes, **options)
+
+
+def option_names(name: str) -> tuple[str, ...]:
+    """Return the options of the network `name`, in the order of its builder's signature."""
+    return tuple(key for key in inspect.signature(BUILDERS[name]).parameters if key not in _SHAPE)
+
+
+def _suggest(word: str, known: Iterable[str]) -> str | None:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"use {near[0]}" if near else None

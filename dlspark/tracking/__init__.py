@@ -1,0 +1,1 @@
+"""What a run leaves behind: the journal the workers write, its shipping to MLflow, the model registry."""

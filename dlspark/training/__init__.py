@@ -1,0 +1,1 @@
+"""One optimisation of one network: losses, optimizers, schedules, metrics, checkpoints, the train loop."""

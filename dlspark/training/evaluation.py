@@ -1,0 +1,96 @@
+"""Exact figures of one split over any number of ranks.
+
+Each rank adds up sums (loss, confusion counts) over its own rows in float64, where counts are exact up to
+2^53; one all-reduce joins them, and the only division is by the rows that were really counted. A mean of the
+ranks' means would be wrong as soon as two ranks hold unequal rows. Ranks and batches without rows are fine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from dlspark.contracts import BatchSource, Communicator, EvaluationResult
+from dlspark.errors import DatasetError, ModelError
+from dlspark.training.losses import cross_entropy_sum
+from dlspark.training.metrics import confusion_counts
+
+
+def evaluate_model(
+    model: nn.Module,
+    source: BatchSource,
+    communicator: Communicator,
+    *,
+    num_classes: int,
+    device: torch.device,
+) -> EvaluationResult:
+    """Evaluate a network on a split, in evaluation mode, without gradients, in fp32. A collective.
+
+    Args:
+        model: [b, C, H, W] -> logits [b, K], on `device`, equal on all ranks; its mode is restored.
+        source: the rows of this rank; they need not be as many on each rank.
+        communicator: one all-reduce is made.
+        num_classes: K.
+        device: where the network is.
+
+    Returns:
+        The same value on every rank.
+
+    Raises:
+        DatasetError: a label is outside the classes, or the rows counted over all ranks are not those of the
+            split.
+        ModelError: the loss is not finite.
+    """
+    sums = torch.zeros(1 + num_classes**2, dtype=torch.float64, device=device)
+    loss_sum, confusion_sum = sums[:1], sums[1:].view(num_classes, num_classes)
+    with _evaluation_mode(model), torch.inference_mode(), torch.autocast(device.type, enabled=False):
+        for batch in source.batches(epoch=0):
+            if not len(batch.labels):
+                continue
+            labels = batch.labels.to(device, non_blocking=True)
+            logits = model(batch.images.to(device, non_blocking=True))
+            confusion_sum += confusion_counts(logits, labels, num_classes=num_classes)
+            loss_sum += cross_entropy_sum(logits, labels)
+    communicator.all_reduce_sum(sums)
+    return _summarise(sums.cpu(), num_rows=source.num_rows, num_classes=num_classes)
+
+
+def _summarise(sums: torch.Tensor, *, num_rows: int, num_classes: int) -> EvaluationResult:
+    confusion = sums[1:].view(num_classes, num_classes).to(torch.int64)
+    counted = int(confusion.sum())
+    if counted != num_rows or counted == 0:
+        raise DatasetError(
+            "the rows that were evaluated are not the rows of the split",
+            got=f"{counted} rows over all ranks",
+            allowed=f"{num_rows} rows, each once" if num_rows else "at least 1 row",
+            fix="ingest the dataset again" if num_rows else "give the split a share above 0 at ingest",
+        )
+    loss = float(sums[0]) / counted
+    if not math.isfinite(loss):
+        raise ModelError(
+            "the loss of the evaluation is not finite",
+            got=loss,
+            allowed="a finite number",
+            fix="lower optimizer.lr, or set schedule.warmup_epochs; the weights have grown too large",
+        )
+    return EvaluationResult(
+        num_rows=counted,
+        loss=loss,
+        accuracy=int(confusion.trace()) / counted,
+        confusion=tuple(tuple(row) for row in confusion.tolist()),
+    )
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

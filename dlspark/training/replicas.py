@@ -1,0 +1,70 @@
+"""What keeps the copies of a network on the ranks one network.
+
+Weights start as rank 0's and stay equal, since every rank applies the same summed gradient. The running
+statistics of batch normalisation do not: each rank updates its own from its own rows, so they are averaged
+before anybody evaluates or saves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from dlspark.contracts import Communicator
+
+Collective = Callable[[torch.Tensor], torch.Tensor]
+
+
+def broadcast_state(model: nn.Module, communicator: Communicator) -> None:
+    """Replace all parameters and buffers by rank 0's, in place. A collective.
+
+    Args:
+        model: the same architecture on all ranks.
+        communicator: one broadcast is made for each dtype.
+    """
+    with torch.no_grad():
+        tensors = [*model.parameters(), *model.buffers()]
+        for dtype in _dtypes(tensors):
+            _replace([tensor for tensor in tensors if tensor.dtype == dtype], communicator.broadcast)
+
+
+def average_buffers(model: nn.Module, communicator: Communicator, *, local_rows: int) -> None:
+    """Replace the floating-point buffers by their mean over ranks, weighted by rows, in place. A collective.
+
+    The weights are the rows that each rank has seen since the last call, so that a rank without rows does not
+    dilute the others. The mean of the ranks' variances leaves out the variance between their means, which is
+    small where rows are shuffled. Integer buffers (batches seen) become rank 0's.
+
+    Args:
+        model: the same architecture on all ranks.
+        communicator: one all-reduce and one broadcast, or none where the network has no such buffers.
+        local_rows: rows this rank has seen; > 0 on at least one rank.
+    """
+    floating = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+    others = [buffer for buffer in model.buffers() if not buffer.is_floating_point()]
+
+    def weighted_mean(flat: torch.Tensor) -> torch.Tensor:
+        weight = flat.new_tensor([local_rows], dtype=torch.float64)
+        sums = communicator.all_reduce_sum(torch.cat([flat.double() * weight, weight]))
+        return (sums[:-1] / sums[-1]).to(flat.dtype)
+
+    with torch.no_grad():
+        for dtype in _dtypes(floating):
+            _replace([buffer for buffer in floating if buffer.dtype == dtype], weighted_mean)
+        for dtype in _dtypes(others):
+            _replace([buffer for buffer in others if buffer.dtype == dtype], communicator.broadcast)
+
+
+def _replace(tensors: list[torch.Tensor], collective: Collective) -> None:
+    flat = collective(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+    start = 0
+    for tensor in tensors:
+        end = start + tensor.numel()
+        tensor.copy_(flat[start:end].view_as(tensor))
+        start = end
+
+
+def _dtypes(tensors: list[torch.Tensor]) -> list[torch.dtype]:
+    return sorted({tensor.dtype for tensor in tensors}, key=str)

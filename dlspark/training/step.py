@@ -1,0 +1,132 @@
+"""One optimizer step over all ranks, and the sums and times that it leaves."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from dlspark.contracts import Batch, Communicator
+from dlspark.training.gradients import GradientBuffer
+from dlspark.training.losses import cross_entropy_sum
+from dlspark.training.metrics import count_correct
+from dlspark.training.precision import Precision
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    gradients: GradientBuffer,
+    communicator: Communicator,
+    batch: Batch,
+    *,
+    lr: float,
+    precision: Precision,
+) -> StepResult:
+    """Make one optimizer step from the rows of all ranks. A collective: one all-reduce.
+
+    Args:
+        model: [b, C, H, W] -> logits [b, K], in training mode, on the device of `gradients`.
+        optimizer: of the parameters of `model`.
+        gradients: of the parameters of `model`.
+        communicator: joins the ranks.
+        batch: the rows of this rank; b = 0 contributes zeros.
+        lr: learning rate of this step.
+        precision: of the forward pass.
+    """
+    device = gradients.device
+    started = _now(device)
+    gradients.clear()
+    if len(batch.labels):
+        images = batch.images.to(device, non_blocking=True)
+        labels = batch.labels.to(device, non_blocking=True)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(images)
+        loss_sum = cross_entropy_sum(logits, labels)
+        torch.autograd.backward(loss_sum / batch.global_rows)
+        gradients.put_totals(loss_sum, count_correct(logits, labels))
+    computed = _now(device)
+    total_loss, total_correct = gradients.all_reduce_sum(communicator)
+    reduced = _now(device)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    stepped = _now(device)
+    return StepResult(
+        global_rows=batch.global_rows,
+        local_rows=len(batch.labels),
+        loss_sum=total_loss,
+        num_correct=total_correct,
+        lr=lr,
+        compute_seconds=(computed - started) + (stepped - reduced),
+        communication_seconds=reduced - computed,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepResult:
+    """One optimizer step: sums over all ranks, times by this rank's clock."""
+
+    global_rows: int
+    local_rows: int
+    """Rows of this rank."""
+    loss_sum: float
+    """Over the global rows, before the step, with dropout on."""
+    num_correct: int
+    lr: float
+    compute_seconds: float
+    """Forward, backward and the optimizer."""
+    communication_seconds: float
+    """Of the all-reduce, with the wait for the slowest rank."""
+
+    def metrics(self, wait_seconds: float) -> dict[str, float]:
+        """Return the metrics of the step, given the seconds that its batch was waited for."""
+        seconds = wait_seconds + self.compute_seconds + self.communication_seconds
+        return {
+            "step/loss": self.loss_sum / self.global_rows,
+            "step/accuracy": self.num_correct / self.global_rows,
+            "step/learning_rate": self.lr,
+            "step/images_per_second": self.global_rows / seconds,
+            "step/data_wait_seconds": wait_seconds,
+            "step/compute_seconds": self.compute_seconds,
+            "step/communication_seconds": self.communication_seconds,
+        }
+
+
+@dataclass(kw_only=True, slots=True)
+class EpochTotals:
+    """The sums of the steps of one epoch, and its stopwatch."""
+
+    started: float = field(default_factory=time.perf_counter)
+    loss_sum: float = 0.0
+    num_correct: int = 0
+    global_rows: int = 0
+    local_rows: int = 0
+
+    def add(self, step: StepResult) -> None:
+        """Count one more step."""
+        self.loss_sum += step.loss_sum
+        self.num_correct += step.num_correct
+        self.global_rows += step.global_rows
+        self.local_rows += step.local_rows
+
+    def seconds(self) -> float:
+        """Return the seconds since the epoch began."""
+        return time.perf_counter() - self.started
+
+    def metrics(self, seconds: float) -> dict[str, float]:
+        """Return the metrics of the epoch, given how long its training took."""
+        return {
+            "train_loss": self.loss_sum / self.global_rows,
+            "train_accuracy": self.num_correct / self.global_rows,
+            "images_per_second": self.global_rows / seconds,
+        }
+
+
+def _now(device: torch.device) -> float:
+    """Return the clock after the work given to the device is done, else the times would be of queueing."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,202 @@
+"""What one rank does: communicator -> loader -> model -> fit. The only file that knows all the rooms of a rank.
+
+Both functions are top-level, so that they are picklable by reference; what they get from the driver is one
+WorkerTask of plain values. The same code runs under Horovod, and in one local process.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, ExitStack
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from dlspark.config import Config
+from dlspark.contracts import Communicator, EvaluationResult, Split, TrainResult, WorkerTask
+from dlspark.data.loader import Loader, open_split
+from dlspark.data.manifest import Manifest, read_manifest
+from dlspark.errors import ClusterError, DatasetError
+from dlspark.models.build import build_model
+from dlspark.storage import join
+from dlspark.tracking.journal import JournalTracker, SilentTracker
+from dlspark.training.checkpoint import CheckpointDescription, load_checkpoint, save_checkpoint
+from dlspark.training.evaluation import evaluate_model
+from dlspark.training.optimizers import build_optimizer
+from dlspark.training.precision import choose_precision
+from dlspark.training.schedules import build_schedule
+from dlspark.training.trainer import FitResult, fit
+
+if TYPE_CHECKING:
+    from torch import nn
+
+def final_checkpoint(run_dir: str) -> str:
+    """Return the URL of a run's final checkpoint."""
+    return join(run_dir, "checkpoints", "final")
+
+
+def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
+    """Train one replica; all ranks return the same figures.
+
+    Raises:
+        DatasetError: the dataset is not the one that the driver read.
+        ModelError: the network does not fit the images, or the loss is not finite.
+    """
+    config = Config.model_validate(task.config)
+    manifest = _read_the_same_dataset(task)
+    device = _device_of(communicator)
+    precision = choose_precision(config.train.precision, device)
+    model = _build_initial_model(config, manifest, communicator).to(device)
+    with ExitStack() as stack:
+        train = stack.enter_context(_open(config, task, manifest, communicator, "train"))
+        has_val = manifest.splits["val"].rows > 0
+        val = stack.enter_context(_open(config, task, manifest, communicator, "val")) if has_val else None
+        tracker = stack.enter_context(_tracker_of(task, communicator))
+        optimizer_options = config.optimizer.model_dump(exclude={"name"})
+        schedule_options = config.schedule.model_dump(exclude={"name"})
+        fitted = fit(
+            model,
+            build_optimizer(model, config.optimizer.name, **optimizer_options),
+            build_schedule(
+                config.schedule.name,
+                steps_per_epoch=train.num_steps,
+                epochs=config.train.epochs,
+                **schedule_options,
+            ),
+            train,
+            val,
+            communicator,
+            tracker,
+            epochs=config.train.epochs,
+            num_classes=len(manifest.classes),
+            base_lr=config.optimizer.lr,
+            precision=precision,
+            device=device,
+        )
+    checkpoint = final_checkpoint(task.run_dir)
+    if communicator.rank == 0:
+        save_checkpoint(checkpoint, model, _describe(config, manifest, fitted))
+    return TrainResult(
+        rank=communicator.rank,
+        host=communicator.host,
+        steps=fitted.steps,
+        epochs=fitted.epochs,
+        images_per_second=fitted.images_per_second,
+        train_seconds=fitted.train_seconds,
+        validation=fitted.validation,
+        precision=precision,
+        device=str(device),
+        checkpoint=checkpoint,
+    )
+
+
+def run_evaluation(task: WorkerTask, communicator: Communicator) -> EvaluationResult:
+    """Evaluate the final checkpoint of `task.run_dir` on `task.split`: each row once, over all ranks.
+
+    Raises:
+        DatasetError: the dataset is not the one that the driver read.
+        ModelError: the run has no complete checkpoint.
+    """
+    config = Config.model_validate(task.config)
+    manifest = _read_the_same_dataset(task)
+    device = _device_of(communicator)
+    model, _ = load_checkpoint(final_checkpoint(task.run_dir))
+    with _open(config, task, manifest, communicator, task.split, training=False) as source:
+        return evaluate_model(
+            model.to(device), source, communicator, num_classes=len(manifest.classes), device=device
+        )
+
+
+def _read_the_same_dataset(task: WorkerTask) -> Manifest:
+    manifest = read_manifest(task.dataset)
+    if manifest.fingerprint != task.fingerprint:
+        raise DatasetError(
+            "the dataset changed after the run was started",
+            got=f"fingerprint {manifest.fingerprint}",
+            allowed=task.fingerprint,
+            where=task.dataset,
+            fix="start the run again, or restore the dataset",
+        )
+    return manifest
+
+
+def _device_of(communicator: Communicator) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    num_devices = torch.cuda.device_count()
+    if communicator.local_rank >= num_devices:
+        raise ClusterError(
+            "more ranks on one host than GPUs",
+            got=f"local rank {communicator.local_rank} of {communicator.local_size}",
+            allowed=f"{num_devices} ranks",
+            where=communicator.host,
+            fix="lower cluster.workers, or hide the GPUs with CUDA_VISIBLE_DEVICES=''",
+        )
+    return torch.device("cuda", communicator.local_rank)
+
+
+def _build_initial_model(config: Config, manifest: Manifest, communicator: Communicator) -> nn.Module:
+    """Build with weights that are equal on all ranks, then give each rank its own dropout."""
+    image = manifest.preprocessing.image
+    torch.manual_seed(config.train.seed)
+    model = build_model(
+        config.model.name,
+        channels=image.channels,
+        height=image.height,
+        width=image.width,
+        num_classes=len(manifest.classes),
+        **config.model.model_dump(exclude={"name"}),
+    )
+    torch.manual_seed(int(np.random.SeedSequence([config.train.seed, communicator.rank]).generate_state(1)[0]))
+    return model
+
+
+def _open(
+    config: Config,
+    task: WorkerTask,
+    manifest: Manifest,
+    communicator: Communicator,
+    split: Split,
+    *,
+    training: bool = True,
+) -> Loader:
+    """Open a split for this rank: only the training split, in training, is shuffled and augmented."""
+    shuffle = training and split == "train"
+    return open_split(
+        task.dataset,
+        manifest,
+        split,
+        global_batch_size=config.train.global_batch_size,
+        seed=config.train.seed,
+        rank=communicator.rank,
+        num_ranks=communicator.size,
+        shuffle=shuffle,
+        mirror=config.augment.mirror and shuffle,
+        crop_padding=config.augment.crop_padding if shuffle else 0,
+        reader=config.data.reader,
+        prefetch_batches=config.data.prefetch_batches,
+    )
+
+
+def _tracker_of(task: WorkerTask, communicator: Communicator) -> AbstractContextManager[JournalTracker | SilentTracker]:
+    if communicator.rank == 0:
+        return JournalTracker(task.run_dir, attempt="rank0")
+    return SilentTracker()
+
+
+def _describe(config: Config, manifest: Manifest, fitted: FitResult) -> CheckpointDescription:
+    return CheckpointDescription(
+        model=config.model.name,
+        model_options=config.model.model_dump(mode="json", exclude={"name"}),
+        preprocessing=manifest.preprocessing,
+        classes=manifest.classes,
+        fingerprint=manifest.fingerprint,
+        epoch=fitted.epochs,
+        step=fitted.steps,
+        metrics={
+            "val_loss": fitted.validation.loss,
+            "val_accuracy": fitted.validation.accuracy,
+        }
+        if fitted.validation
+        else {},
+    )

@@ -1,0 +1,233 @@
+"""The stage `train`: a published dataset becomes a trained network, recorded in one MLflow run.
+
+Everything that can be refused is refused before the run exists: the dataset, the network, the slots, the
+tracking server. The driver then launches the workers, ships their journal to MLflow and logs the model.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dlspark import storage
+from dlspark.cluster.launch import launch
+from dlspark.cluster.preflight import require_horovod, require_slots
+from dlspark.config import Config
+from dlspark.config.compose import resolved_yaml
+from dlspark.contracts import TrainResult, WorkerTask
+from dlspark.data.manifest import Manifest, read_manifest
+from dlspark.errors import ClusterError, DatasetError, TrackingError
+from dlspark.inspection.pictures import draw_confusion_matrix, draw_learning_curves
+from dlspark.models.build import build_model
+from dlspark.progress import show_progress
+from dlspark.tracking.facts import DatasetFacts, dataset_name
+from dlspark.tracking.follow import follow_progress
+from dlspark.tracking.journal import metric_history, read_events
+from dlspark.tracking.run import TrackedRun, require_reachable, start_run
+from dlspark.worker import run_training
+from pipelines.run_directory import RunDescription, claim_run_dir, new_run_dir, write_run_description
+from pipelines.run_model import log_run_model
+from pipelines.stage import required
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainStageResult:
+    """What a training made."""
+
+    run_id: str
+    """Of the MLflow run."""
+    run_dir: str
+    model_uri: str | None
+    """Of the logged model, for mlflow.pyfunc.load_model; None where the server was away at the end."""
+    tracking_uri: str
+    dataset: str
+    fingerprint: str
+    steps: int
+    epochs: int
+    val_loss: float | None
+    val_accuracy: float | None
+    """Share in [0, 1] of the val split after the last epoch; None without a val split."""
+    images_per_second: float
+    train_seconds: float
+    backend: str
+    workers: int
+    precision: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
+
+
+def run(config: Config, spark: SparkSession | None) -> TrainStageResult:
+    """Train as configured.
+
+    Args:
+        config: dataset is required; run_dir defaults to a new folder below ./runs.
+        spark: the session whose executors train; None for cluster.backend=local.
+
+    Raises:
+        DlsparkError: whatever is wrong with the dataset, the network, the cluster or the tracking server,
+            before anything is written; WorkerFailedError once the workers run.
+    """
+    dataset = storage.absolute(required(config.dataset, "dataset", "train"))
+    manifest = read_manifest(dataset)
+    run_dir = storage.absolute(config.run_dir) if config.run_dir else new_run_dir()
+    config = config.model_copy(update={"dataset": dataset, "run_dir": run_dir})
+    _refuse_what_cannot_train(config, manifest, spark)
+    claim_run_dir(run_dir, overwrite=config.overwrite)
+    storage.write_bytes(storage.join(run_dir, "config.yaml"), resolved_yaml(config).encode())
+    task = WorkerTask(
+        dataset=dataset,
+        fingerprint=manifest.fingerprint,
+        run_dir=run_dir,
+        config=config.model_dump(mode="json"),
+    )
+    with _start(config, manifest, run_dir, spark) as tracked:
+        write_run_description(run_dir, _describe(tracked, task))
+        with show_progress("train", "steps") as progress, follow_progress(run_dir, progress):
+            result = _launch(config, task, spark)
+        tracked.set_tags({"dlspark.precision": result.precision, "dlspark.device": result.device})
+        _log_pictures(run_dir, manifest, result, tracked)
+        model_uri = _log_model(run_dir, tracked)
+    return TrainStageResult(
+        run_id=tracked.run_id,
+        run_dir=run_dir,
+        model_uri=model_uri,
+        tracking_uri=tracked.tracking_uri,
+        dataset=dataset,
+        fingerprint=manifest.fingerprint,
+        steps=result.steps,
+        epochs=result.epochs,
+        val_loss=result.validation.loss if result.validation else None,
+        val_accuracy=result.validation.accuracy if result.validation else None,
+        images_per_second=result.images_per_second,
+        train_seconds=result.train_seconds,
+        backend=config.cluster.backend,
+        workers=config.cluster.workers,
+        precision=result.precision,
+    )
+
+
+def _refuse_what_cannot_train(config: Config, manifest: Manifest, spark: SparkSession | None) -> None:
+    """Raise before anything is written, cheapest check first."""
+    num_rows = manifest.splits["train"].rows
+    if num_rows < config.cluster.workers:
+        raise DatasetError(
+            "fewer training rows than workers",
+            got=f"{num_rows} rows and cluster.workers={config.cluster.workers}",
+            allowed=f"cluster.workers <= {num_rows}",
+            where=config.dataset,
+            fix="lower cluster.workers, or ingest more images",
+        )
+    image = manifest.preprocessing.image
+    with torch.device("meta"):
+        build_model(
+            config.model.name,
+            channels=image.channels,
+            height=image.height,
+            width=image.width,
+            num_classes=len(manifest.classes),
+            **config.model.model_dump(exclude={"name"}),
+        )
+    require_reachable(config.tracking.uri)
+    require_workers(config, spark)
+
+
+def require_workers(config: Config, spark: SparkSession | None) -> None:
+    """Return if the workers that `config.cluster` asks for can start.
+
+    Raises:
+        ClusterError: Horovod, the Spark session or task slots are missing.
+    """
+    if config.cluster.backend == "local":
+        return
+    require_horovod()
+    if spark is None:
+        raise ClusterError(
+            "cluster.backend=horovod needs a Spark session and there is none",
+            fix="pass the session, or train in one process with cluster.backend=local",
+        )
+    require_slots(spark, config.cluster.workers, config.cluster.slots_timeout_seconds)
+
+
+def _start(
+    config: Config, manifest: Manifest, run_dir: str, spark: SparkSession | None
+) -> AbstractContextManager[TrackedRun]:
+    image = manifest.preprocessing.image
+    application = {"dlspark.spark_application_id": spark.sparkContext.applicationId} if spark is not None else {}
+    return start_run(
+        tracking_uri=config.tracking.uri,
+        experiment=config.tracking.experiment,
+        run_name=config.tracking.run_name,
+        run_dir=run_dir,
+        config=config.model_dump(mode="json"),
+        tags={
+            "dlspark.fingerprint": manifest.fingerprint,
+            "dlspark.backend": config.cluster.backend,
+            "dlspark.workers": config.cluster.workers,
+            "dlspark.run_dir": run_dir,
+            **application,
+        },
+        dataset=DatasetFacts(
+            name=dataset_name(config.dataset or ""),
+            url=config.dataset or "",
+            fingerprint=manifest.fingerprint,
+            num_rows={split: entry.rows for split, entry in manifest.splits.items()},
+            classes=manifest.classes,
+            image_shape=(image.height, image.width, image.channels),
+        ),
+        system_metrics_seconds=config.tracking.system_metrics_seconds,
+    )
+
+
+def _describe(tracked: TrackedRun, task: WorkerTask) -> RunDescription:
+    return RunDescription(
+        run_id=tracked.run_id,
+        experiment_id=tracked.experiment_id,
+        tracking_uri=tracked.tracking_uri,
+        dataset=task.dataset,
+        fingerprint=task.fingerprint,
+    )
+
+
+def _launch(config: Config, task: WorkerTask, spark: SparkSession | None) -> TrainResult:
+    """Return rank 0's result; the others say the same."""
+    results = launch(
+        run_training,
+        task,
+        backend=config.cluster.backend,
+        num_workers=config.cluster.workers,
+        spark=spark,
+        start_timeout_seconds=config.cluster.start_timeout_seconds,
+        threads_per_worker=config.cluster.threads_per_worker,
+    )
+    result: TrainResult = results[0]
+    return result
+
+
+def _log_pictures(run_dir: str, manifest: Manifest, result: TrainResult, tracked: TrackedRun) -> None:
+    curves = storage.join(run_dir, "pictures", "learning_curves.png")
+    draw_learning_curves(metric_history(read_events(run_dir)), curves)
+    tracked.log_artifact(curves)
+    if result.validation is not None:
+        confusion = storage.join(run_dir, "pictures", "confusion_matrix_val.png")
+        draw_confusion_matrix(result.validation.confusion, manifest.classes, confusion)
+        tracked.log_artifact(confusion)
+
+
+def _log_model(run_dir: str, tracked: TrackedRun) -> str | None:
+    """Log the model; a server that is away now loses nothing, since the checkpoint is in the run directory."""
+    try:
+        return log_run_model(run_dir, tracking_uri=tracked.tracking_uri, run_id=tracked.run_id)
+    except TrackingError as error:
+        _log.warning("the model is not in MLflow yet (%s); log it later with: dlspark register run_dir=%s", error, run_dir)
+        return None

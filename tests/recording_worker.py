@@ -1,0 +1,71 @@
+"""Worker functions for tests of a training: what each rank saw, and a rank that fails.
+
+They are shipped to the executors by value, since an executor cannot import the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from dlspark.contracts import Batch, BatchSource, Communicator, WorkerTask
+
+
+class RecordingSource:
+    """A BatchSource that notes the row ids that pass through it."""
+
+    def __init__(self, source: BatchSource) -> None:
+        self._source = source
+        self.num_rows = source.num_rows
+        self.num_steps = source.num_steps
+        self.seen: dict[int, list[list[int]]] = {}
+
+    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Pass the batches on."""
+        for batch in self._source.batches(epoch, start_step):
+            self.seen.setdefault(epoch, []).append(batch.row_ids.tolist())
+            yield batch
+
+
+def train_and_record(task: WorkerTask, communicator: Communicator) -> dict[int, list[list[int]]]:
+    """Run a real training and return, by epoch and step, the row ids that this rank trained on."""
+    from unittest.mock import patch
+
+    from dlspark import worker
+
+    recorded: list[RecordingSource] = []
+    real_fit = worker.fit
+
+    def recording_fit(model: Any, optimizer: Any, schedule: Any, train: BatchSource, *rest: Any, **named: Any) -> Any:
+        recorded.append(RecordingSource(train))
+        return real_fit(model, optimizer, schedule, recorded[0], *rest, **named)
+
+    with patch.object(worker, "fit", recording_fit):
+        worker.run_training(task, communicator)
+    return recorded[0].seen
+
+
+def fail_on_rank_one(task: WorkerTask, communicator: Communicator) -> None:
+    """Train until rank 1 raises in the middle of the first epoch."""
+    from unittest.mock import patch
+
+    from dlspark import worker
+
+    real_open = worker.open_split
+
+    def failing_open(*arguments: Any, **named: Any) -> Any:
+        source = real_open(*arguments, **named)
+        if named["rank"] == 1 and named["shuffle"]:
+            real_batches = source.batches
+
+            def batches(epoch: int, start_step: int = 0) -> Iterator[Batch]:
+                for batch in real_batches(epoch, start_step):
+                    if batch.step == 3:
+                        raise ValueError("boom at step 3")
+                    yield batch
+
+            source.batches = batches
+        return source
+
+    with patch.object(worker, "open_split", failing_open):
+        worker.run_training(task, communicator)

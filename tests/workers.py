@@ -1,0 +1,67 @@
+"""Functions that ranks run in the tests of the launch; the session ships this file to its executors."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dlspark.contracts import Communicator, WorkerTask
+
+
+def add_and_copy(task: WorkerTask, communicator: Communicator) -> dict[str, Any]:
+    """Use both collectives, several times and with each dtype, and report what this rank has."""
+    import torch
+
+    sums = []
+    for dtype in (torch.float32, torch.float64, torch.int64):
+        for turn in range(3):
+            tensor = torch.full((4,), communicator.rank + 1 + turn, dtype=dtype)
+            sums.append(communicator.all_reduce_sum(tensor).tolist())
+    copied = communicator.broadcast(torch.full((2, 2), float(communicator.rank + 7)))
+    print("a rank that prints")
+    return {
+        "rank": communicator.rank,
+        "size": communicator.size,
+        "host": communicator.host,
+        "local_size": communicator.local_size,
+        "pid": os.getpid(),
+        "sums": sums,
+        "copied": copied.tolist(),
+        "threads": torch.get_num_threads(),
+        "split": task.split,
+    }
+
+
+def raise_on_rank_one(task: WorkerTask, communicator: Communicator) -> None:
+    """Fail on one rank while the other waits in a collective."""
+    import torch
+
+    if communicator.rank == 1:
+        error = ValueError(f"boom in {task.dataset}\nsecond line")
+        error.add_note("step 17")
+        raise error
+    communicator.all_reduce_sum(torch.zeros(3))
+
+
+def raise_while_other_sleeps(task: WorkerTask, communicator: Communicator) -> None:
+    """Fail on one rank while the other is far from its next collective."""
+    if communicator.rank == 0:
+        raise ValueError("boom")
+    time.sleep(600)
+
+
+def die_on_rank_one(task: WorkerTask, communicator: Communicator) -> None:
+    """End one rank without a word."""
+    import torch
+
+    if communicator.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    communicator.all_reduce_sum(torch.zeros(3))
+
+
+def raise_here(task: WorkerTask, communicator: Communicator) -> None:
+    """Fail on the only rank."""
+    raise ValueError(f"boom on rank {communicator.rank}")
