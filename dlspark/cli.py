@@ -15,16 +15,13 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 import dlspark
 from dlspark.config.compose import compose
 from dlspark.config.schema import Config
 from dlspark.errors import ConfigError, DlsparkError, WorkerFailedError
 from dlspark.help import STAGES, general_help, stage_help
-
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
 
 _OPTIONS = ("--help", "-h", "--version", "--debug")
 _NEEDS_SPARK = ("ingest", "predict", "full")
@@ -67,13 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def run_stage(stage: str, config: Config, spark: SparkSession | None = None) -> Any:
+def run_stage(stage: str, config: Config, spark: Any = None) -> Any:
     """Run a stage and return its typed result.
 
     Args:
         stage: one of dlspark.help.STAGES.
         config: from `dlspark.config.compose.compose`.
-        spark: a session to use; None finds or opens one if the stage needs it, and closes only its own.
+        spark: a SparkSession to use; None finds or opens one if the stage needs it, and closes only its own.
 
     Raises:
         ConfigError: there is no such stage.

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -35,7 +36,7 @@ class ImageFormat:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Preprocessing:
-    """Everything between the bytes of an image file and the input of the network; it travels with the model."""
+    """Everything between the bytes of an image file and the network's input; it travels with the model."""
 
     image: ImageFormat
     mean: tuple[float, ...]
@@ -50,9 +51,7 @@ class Preprocessing:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Preprocessing:
         """Rebuild from `to_json`."""
-        return cls(
-            image=ImageFormat(**values["image"]), mean=tuple(values["mean"]), std=tuple(values["std"])
-        )
+        return cls(image=ImageFormat(**values["image"]), mean=tuple(values["mean"]), std=tuple(values["std"]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +62,7 @@ class Batch:
     """Index of the global step in its epoch, from 0."""
     global_rows: int
     """Rows of this global step over all ranks; > 0. Gradients are weighted by it."""
-    row_ids: np.ndarray
+    row_ids: NDArray[np.int64]
     """int64 [b]."""
     images: torch.Tensor
     """float32 [b, C, H, W], normalised (and augmented, in training)."""
@@ -96,7 +95,7 @@ class Communicator(Protocol):
     host: str
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Replace `tensor` (contiguous, float32, float64 or int64) in place by its sum over ranks; return it."""
+        """Replace `tensor` (contiguous; float32, float64, int64) by its sum over ranks; return it."""
         ...
 
     def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Progress on stderr: a live bar on a terminal, a line every few seconds in a log; stdout stays for results."""
+"""Progress on stderr: a live bar on a terminal, now and then a line in a log; stdout stays for results."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class _Lines:
         elapsed = now - self._started
         remaining = f", {elapsed / completed * (total - completed):.0f} s left" if completed else ""
         detail = _format(fields)
-        line = f"{self._description}: {completed}/{total}{' ' if detail else ''}{detail} ({elapsed:.0f} s{remaining})"
-        print(line, file=sys.stderr, flush=True)  # noqa: T201 - the one place that writes to the terminal
+        line = f"{self._description}: {completed}/{total} {detail}".rstrip()
+        print(f"{line} ({elapsed:.0f} s{remaining})", file=sys.stderr, flush=True)  # noqa: T201 - the one place that writes to the terminal
 
 
 def _format(fields: Mapping[str, float] | None) -> str:

@@ -1,4 +1,4 @@
-"""What one rank does: communicator -> loader -> model -> fit. The only file that knows all the rooms of a rank.
+"""What one rank does: communicator, loader, model, fit. The only file that knows all the rooms of a rank.
 
 Both functions are top-level, so that they are picklable by reference; what they get from the driver is one
 WorkerTask of plain values. The same code runs under Horovod, and in one local process.
@@ -6,7 +6,7 @@ WorkerTask of plain values. The same code runs under Horovod, and in one local p
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +29,7 @@ from dlspark.training.trainer import FitResult, fit
 
 if TYPE_CHECKING:
     from torch import nn
+
 
 def final_checkpoint(run_dir: str) -> str:
     """Return the URL of a run's final checkpoint."""
@@ -147,7 +148,9 @@ def _build_initial_model(config: Config, manifest: Manifest, communicator: Commu
         num_classes=len(manifest.classes),
         **config.model.model_dump(exclude={"name"}),
     )
-    torch.manual_seed(int(np.random.SeedSequence([config.train.seed, communicator.rank]).generate_state(1)[0]))
+    torch.manual_seed(
+        int(np.random.SeedSequence([config.train.seed, communicator.rank]).generate_state(1)[0])
+    )
     return model
 
 
@@ -178,10 +181,12 @@ def _open(
     )
 
 
-def _tracker_of(task: WorkerTask, communicator: Communicator) -> AbstractContextManager[JournalTracker | SilentTracker]:
+def _tracker_of(
+    task: WorkerTask, communicator: Communicator
+) -> AbstractContextManager[JournalTracker | SilentTracker]:
     if communicator.rank == 0:
         return JournalTracker(task.run_dir, attempt="rank0")
-    return SilentTracker()
+    return nullcontext(SilentTracker())
 
 
 def _describe(config: Config, manifest: Manifest, fitted: FitResult) -> CheckpointDescription:

@@ -72,21 +72,21 @@ def run(config: Config, spark: SparkSession | None) -> FullResult:
 def _summary(result: FullResult) -> str:
     ingested, trained, tested = result.ingested, result.trained, result.tested
     rows = ", ".join(f"{split} {num_rows:,}" for split, num_rows in ingested.splits.items())
-    lines = [
-        "",
-        f"  images      {ingested.listed:,} listed = {ingested.written:,} written + {ingested.quarantined:,} quarantined "
-        f"+ {ingested.deduplicated:,} deduplicated",
-        f"  dataset     {ingested.dataset}",
-        f"              {rows} rows, fingerprint {ingested.fingerprint}",
-        f"  training    {trained.epochs} epochs, {trained.steps:,} steps, {trained.images_per_second:,.0f} images/s "
-        f"on {trained.workers} {trained.backend} worker{'s' if trained.workers > 1 else ''}, {trained.precision}",
-        f"  accuracy    test {tested.accuracy:.4f} of {tested.num_rows:,} images"
-        + (f", val {trained.val_accuracy:.4f}" if trained.val_accuracy is not None else ""),
-        f"  run         {trained.run_dir}",
-        f"  MLflow run  {trained.run_id}",
-    ]
+    workers = f"{trained.workers} {trained.backend} worker{'s' if trained.workers > 1 else ''}"
+    val = "" if trained.val_accuracy is None else f", val {trained.val_accuracy:.4f}"
+    facts = {
+        "images": f"{ingested.listed:,} listed = {ingested.written:,} written "
+        f"+ {ingested.quarantined:,} quarantined + {ingested.deduplicated:,} deduplicated",
+        "rows": rows,
+        "dataset": f"{ingested.dataset} (fingerprint {ingested.fingerprint})",
+        "training": f"{trained.epochs} epochs, {trained.steps:,} steps, "
+        f"{trained.images_per_second:,.0f} images/s on {workers}, {trained.precision}",
+        "accuracy": f"test {tested.accuracy:.4f} of {tested.num_rows:,} images{val}",
+        "run": trained.run_dir,
+        "MLflow run": trained.run_id,
+    }
     if result.registered is not None:
         registered = result.registered
-        lines.append(f"  model       models:/{registered.name}@{registered.alias} (version {registered.version})")
-    lines += ["", f"  Look at it: mlflow ui --backend-store-uri {trained.tracking_uri}", ""]
-    return "\n".join(lines)
+        facts["model"] = f"models:/{registered.name}@{registered.alias} (version {registered.version})"
+    facts["look at it"] = f"mlflow ui --backend-store-uri {trained.tracking_uri}"
+    return "\n".join(["", *(f"  {name:<11} {fact}" for name, fact in facts.items()), ""])

@@ -15,8 +15,9 @@ from dlspark.config import Config
 from dlspark.contracts import SPLITS, Split
 from dlspark.data.digits import write_digits
 from dlspark.data.ingest import IngestOptions, ingest
-from dlspark.errors import ClusterError, ConfigError
+from dlspark.errors import ClusterError
 from dlspark.progress import show_progress
+from pipelines.stage import required
 
 BUILTIN_DIGITS = "builtin:digits"
 
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 class IngestResult:
     """What an ingest published."""
 
+    source: str
+    """Folder of the images."""
     dataset: str
     fingerprint: str
     listed: int
@@ -56,33 +59,26 @@ def run(config: Config, spark: SparkSession | None) -> IngestResult:
         SourceError: the images cannot become a dataset.
         OutputExistsError: the dataset exists, or its folder holds something else.
     """
-    if config.source is None:
-        raise ConfigError(
-            "ingest needs images",
-            got="source=null",
-            allowed="a folder, or builtin:digits",
-            fix="set source=...",
-        )
-    if config.dataset is None:
-        raise ConfigError("ingest needs a place for the dataset", got="dataset=null", fix="set dataset=...")
+    source = required(config.source, "source", "ingest")
+    dataset = storage.absolute(required(config.dataset, "dataset", "ingest"))
     if spark is None:
         raise ClusterError("ingest needs a Spark session", fix="set cluster.master")
     started = time.monotonic()
-    source = config.source
     if source == BUILTIN_DIGITS:
-        source = f"{storage.absolute(config.dataset)}-source"
+        source = f"{dataset}-source"
         _log.info("%s: %d images in %s", BUILTIN_DIGITS, write_digits(source), source)
     with show_progress("ingest", "files") as progress:
         manifest = ingest(
             spark,
             source=source,
-            dataset=config.dataset,
+            dataset=dataset,
             overwrite=config.overwrite,
             options=_options(config),
             progress=progress,
         )
     return IngestResult(
-        dataset=storage.absolute(config.dataset),
+        source=storage.absolute(source),
+        dataset=dataset,
         fingerprint=manifest.fingerprint,
         **dataclasses.asdict(manifest.counts),
         splits={split: manifest.splits[split].rows for split in SPLITS},

@@ -1,10 +1,10 @@
 """The run directory: the one place a run lives, claimed before any work and described by run.json.
 
-    <run_dir>/run.json       which MLflow run, which dataset; how later stages find both
-    <run_dir>/config.yaml    the resolved configuration
-    <run_dir>/journal/       what the workers recorded
-    <run_dir>/checkpoints/   the weights
-    <run_dir>/failures/      what ended a failed attempt
+<run_dir>/run.json       which MLflow run, which dataset; how later stages find both
+<run_dir>/config.yaml    the resolved configuration
+<run_dir>/journal/       what the workers recorded
+<run_dir>/checkpoints/   the weights
+<run_dir>/failures/      what ended a failed attempt
 """
 
 from __future__ import annotations

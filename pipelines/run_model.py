@@ -11,9 +11,7 @@ from dlspark.training.checkpoint import load_checkpoint
 from dlspark.worker import final_checkpoint
 
 
-def log_run_model(
-    run_dir: str, *, tracking_uri: str, run_id: str, example_image: bytes | None = None
-) -> str:
+def log_run_model(run_dir: str, *, tracking_uri: str, run_id: str, example_image: bytes | None = None) -> str:
     """Log the final checkpoint of a run as its model.
 
     Args:

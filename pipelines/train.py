@@ -163,7 +163,9 @@ def _start(
     config: Config, manifest: Manifest, run_dir: str, spark: SparkSession | None
 ) -> AbstractContextManager[TrackedRun]:
     image = manifest.preprocessing.image
-    application = {"dlspark.spark_application_id": spark.sparkContext.applicationId} if spark is not None else {}
+    application = (
+        {"dlspark.spark_application_id": spark.sparkContext.applicationId} if spark is not None else {}
+    )
     return start_run(
         tracking_uri=config.tracking.uri,
         experiment=config.tracking.experiment,
@@ -225,9 +227,10 @@ def _log_pictures(run_dir: str, manifest: Manifest, result: TrainResult, tracked
 
 
 def _log_model(run_dir: str, tracked: TrackedRun) -> str | None:
-    """Log the model; a server that is away now loses nothing, since the checkpoint is in the run directory."""
+    """Log the model; a server that is away now loses nothing: the checkpoint is in the run directory."""
     try:
         return log_run_model(run_dir, tracking_uri=tracked.tracking_uri, run_id=tracked.run_id)
     except TrackingError as error:
-        _log.warning("the model is not in MLflow yet (%s); log it later with: dlspark register run_dir=%s", error, run_dir)
+        _log.warning("the model is not in MLflow yet: %s", error)
+        _log.warning("log it later with: dlspark register run_dir=%s", run_dir)
         return None

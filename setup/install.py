@@ -29,6 +29,22 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 NEEDED_DISK_BYTES = 7 << 30
 BUILD_TOOLS = ("packaging", "setuptools", "wheel")  # needed first: some packages come as source
+# What a run imports. Doing it once proves the environment, and leaves the bytecode that pip is told not to
+# make: for all files of all packages that takes longer than their download.
+IMPORTS = (
+    "torch",
+    "torchvision",
+    "horovod.torch",
+    "horovod.spark",
+    "petastorm.reader",
+    "pyspark.sql",
+    "mlflow.pyfunc",
+    "hydra",
+    "pydantic",
+    "sklearn.datasets",
+    "matplotlib.pyplot",
+    "rich.progress",
+)
 # Variables that would send packages elsewhere or let other code in.
 UNWANTED_VARIABLES = re.compile(
     r"PYTHON(PATH|HOME|USERBASE|SAFEPATH)"
@@ -76,7 +92,7 @@ def set_up(root: Path, environment: Mapping[str, str]) -> None:
             say(f"Horovod: taking the built {wheel}")
         install_wheel(root, python, wheel, clean)
         install_this(root, python, clean)
-        pip(root, python, ["check"], doing="checking that the packages fit together", environment=clean)
+        check_environment(root, python, clean)
         stamp_file(root).write_text(stamp)
     say("ready: .venv/bin/dlspark")
 
@@ -178,7 +194,7 @@ def install_packages(root: Path, python: Path, environment: Mapping[str, str]) -
     """Installs what the lock file pins: every file by its hash, nothing that is not in it."""
     lock = root / "setup" / "requirements.lock"
     entries = lock_entries(lock.read_text())
-    options = ["install", "--no-deps", "--no-build-isolation", "--require-hashes", "-r"]
+    options = ["install", "--no-deps", "--no-compile", "--no-build-isolation", "--require-hashes", "-r"]
     with step(f"installing {len(entries)} pinned packages (about 6 GB, some minutes)"):
         with tempfile.NamedTemporaryFile("w", prefix="dlspark-build-tools-", suffix=".txt") as first:
             first.write("".join(entries[name] for name in BUILD_TOOLS))
@@ -221,6 +237,18 @@ def install_this(root: Path, python: Path, environment: Mapping[str, str]) -> No
     options = ["install", "--no-deps", "--no-index", "--no-build-isolation"]
     options += ["--config-settings", "editable_mode=compat", "-e", str(root)]
     pip(root, python, options, doing="installing dlspark", environment=environment)
+
+
+def check_environment(root: Path, python: Path, environment: Mapping[str, str]) -> None:
+    """Proves that the packages fit together and can be imported."""
+    with step("checking the environment"):
+        pip(root, python, ["check"], doing="checking that the packages fit together", environment=environment)
+        run_quietly(
+            [python, "-c", f"import {', '.join(IMPORTS)}"],
+            log=root / ".venv" / "import.log",
+            doing="importing what a run needs",
+            environment=environment,
+        )
 
 
 def pip(

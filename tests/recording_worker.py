@@ -36,7 +36,9 @@ def train_and_record(task: WorkerTask, communicator: Communicator) -> dict[int, 
     recorded: list[RecordingSource] = []
     real_fit = worker.fit
 
-    def recording_fit(model: Any, optimizer: Any, schedule: Any, train: BatchSource, *rest: Any, **named: Any) -> Any:
+    def recording_fit(
+        model: Any, optimizer: Any, schedule: Any, train: BatchSource, *rest: Any, **named: Any
+    ) -> Any:
         recorded.append(RecordingSource(train))
         return real_fit(model, optimizer, schedule, recorded[0], *rest, **named)
 

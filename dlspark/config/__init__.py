@@ -1,4 +1,4 @@
-"""The configuration: its types (schema) and how the files of conf/ and the command line become one (compose)."""
+"""The configuration: its types (schema), and how conf/ and the command line become one (compose)."""
 
 from dlspark.config.schema import Config
 

@@ -146,7 +146,9 @@ def _validate(composed: dict[str, Any], choices: Mapping[str, str | None], words
             details = error.errors(include_url=False)
         for detail in details:
             path = _path(detail)
-            words.problems.append(_as_problem(detail, path, choices, words))
+            problem = _as_problem(detail, path, choices, words)
+            if str(problem) not in map(str, words.problems):
+                words.problems.append(problem)
             _drop(composed, path)
     return config
 

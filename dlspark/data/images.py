@@ -118,11 +118,12 @@ def _upright(data: bytes, max_pixels: int) -> Image.Image:
             # Decoding stops at the last row and so misses a damaged checksum; verify() reads each of them.
             _open(data).verify()
         picture.load()
-        return ImageOps.exif_transpose(picture)
+        ImageOps.exif_transpose(picture, in_place=True)
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise nearly any kind on damaged bytes
         raise ImageError("truncated_body", f"{type(error).__name__}: {error}") from error
+    return picture
 
 
 def _open(data: bytes) -> Image.Image:

@@ -10,20 +10,20 @@ from __future__ import annotations
 
 import io
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark import RDD, StorageLevel
+from pyspark import StorageLevel
 from pyspark.sql import SparkSession
 
 from dlspark import storage
-from dlspark.contracts import SPLITS, ImageFormat, Preprocessing, Progress, Split
+from dlspark.contracts import SPLITS, ImageFormat, Preprocessing, Progress
 from dlspark.data import publish, sources
+from dlspark.data.distribute import write_files
 from dlspark.data.fingerprint import add_sums, dataset_fingerprint
 from dlspark.data.images import ImageError, measure_image
 from dlspark.data.layout import Layout, num_files_of
@@ -32,20 +32,16 @@ from dlspark.data.manifest import QUARANTINE_NAME, Counts, FileEntry, Manifest, 
 from dlspark.data.parquet_file import (
     FileReport,
     Quarantined,
-    Row,
     Storage,
     WriteSettings,
     read_source,
-    write_file,
 )
 from dlspark.data.petastorm_schema import add_schema, dataset_schema
 from dlspark.data.sources import Listing, SourceFile
 from dlspark.data.spark_job import run_job
-from dlspark.data.split import row_id_of, split_of
+from dlspark.data.split import split_of
 from dlspark.errors import SourceError
 
-_ROWS_PER_SORT_TASK = 100_000
-_ROW_ID_BITS = 63
 _TASKS_PER_CORE = 2
 
 _log = logging.getLogger(__name__)
@@ -121,11 +117,9 @@ def ingest(
         layout = _layout(listing, settings.image, options, spark.sparkContext.defaultParallelism)
         publish.begin(dataset)
         try:
-            rows = _place_rows(files, layout, split)
-            action = rows.mapPartitions(partial(_write_partition, layout, settings)).collect
             reports = run_job(
                 spark.sparkContext,
-                action,
+                write_files(files, layout, settings, split).collect,
                 description=f"ingest {source}",
                 num_tasks=layout.num_tasks,
                 num_units=layout.num_files,
@@ -211,41 +205,6 @@ def _layout(listing: Listing, image: ImageFormat, options: IngestOptions, parall
     num_full_files = listing.num_images * row_bytes // options.file_bytes
     num_tasks = min(sum(files.values()), max(num_full_files, _TASKS_PER_CORE * parallelism))
     return Layout(rows=rows, files=files, num_tasks=num_tasks)
-
-
-def _place_rows(
-    files: RDD[SourceFile], layout: Layout, split: Callable[[str], Split]
-) -> RDD[tuple[int, Row]]:
-    """Return the rows with the number of their file, one partition for each task."""
-    # One sort task needs no sample of the keys and no count: three Spark jobs less where they cost most.
-    num_sort_tasks = -(-sum(layout.rows.values()) // _ROWS_PER_SORT_TASK)
-    ordered = (
-        files.filter(sources.is_image)
-        .map(partial(_key, split))
-        .sortByKey(numPartitions=num_sort_tasks, keyfunc=int)  # type: ignore[type-var] # int has an order
-    )
-    numbered: RDD[tuple[int, Row]] = ordered.zipWithIndex().map(partial(_number, layout))
-    return numbered.partitionBy(layout.num_tasks, layout.task_of)
-
-
-def _key(split: Callable[[str], Split], file: SourceFile) -> tuple[int, SourceFile]:
-    """Put the place of a file in the order of (split, row id) before it, as one integer."""
-    return SPLITS.index(split(file.key)) << _ROW_ID_BITS | row_id_of(file.key), file
-
-
-def _number(layout: Layout, placed: tuple[tuple[int, SourceFile], int]) -> tuple[int, Row]:
-    (key, file), position = placed
-    return layout.file_of(position), Row(key % (1 << _ROW_ID_BITS), SourceFile(*file))
-
-
-def _write_partition(
-    layout: Layout, settings: WriteSettings, rows: Iterable[tuple[int, Row]]
-) -> Iterator[FileReport]:
-    files: defaultdict[int, list[Row]] = defaultdict(list)
-    for file, row in rows:
-        files[file].append(row)
-    for file in sorted(files):
-        yield write_file(files.pop(file), layout.place(file), settings)
 
 
 def _manifest(

@@ -16,6 +16,7 @@ from petastorm import make_batch_reader
 
 from dlspark import storage
 from dlspark.data.columns import COLUMNS, FileColumns
+from dlspark.data.legacy_filesystem import LegacyFileSystem
 
 
 def read_with_petastorm(urls: Sequence[str]) -> Generator[FileColumns, None, None]:
@@ -24,15 +25,16 @@ def read_with_petastorm(urls: Sequence[str]) -> Generator[FileColumns, None, Non
         return
     # pyarrow's, of its legacy dataset. A filter is safe in a thread, catch_warnings is not.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\.")
-    with make_batch_reader(
+    reader = make_batch_reader(
         [storage.as_uri(url) for url in urls],
         schema_fields=list(COLUMNS),
         reader_pool_type="dummy",
         shuffle_row_groups=False,
         shuffle_rows=False,
         num_epochs=1,
-        hdfs_driver="libhdfs",
-    ) as reader:
+        filesystem=LegacyFileSystem(storage.resolve(urls[0])[0]),
+    )
+    try:
         for _ in urls:
             batch = next(reader)
             yield FileColumns(
@@ -40,3 +42,7 @@ def read_with_petastorm(urls: Sequence[str]) -> Generator[FileColumns, None, Non
                 labels=batch.label.astype(np.int64),
                 images=pa.array(batch.image, pa.binary()),
             )
+    finally:
+        # Not as a context manager: that prints to stdout, where a stage puts its result.
+        reader.stop()
+        reader.join()

@@ -9,23 +9,21 @@ fails.
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
-import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import pyarrow.parquet as pq
 from petastorm.codecs import CompressedImageCodec, DataframeColumnCodec, NdarrayCodec, ScalarCodec
 from petastorm.etl.dataset_metadata import ROW_GROUPS_PER_FILE_KEY, UNISCHEMA_KEY
-from petastorm.fs_utils import get_filesystem_and_path_or_paths
 from petastorm.unischema import Unischema, UnischemaField
-from petastorm.utils import add_to_dataset_metadata
 from pyspark.sql.types import IntegerType, LongType, StringType
 
 from dlspark import storage
 from dlspark.contracts import ImageFormat
-from dlspark.data.parquet_file import Storage
+from dlspark.data.parquet_file import SCHEMA, Storage
 
 
 def dataset_schema(image: ImageFormat, form: Storage) -> Unischema:
@@ -54,16 +52,17 @@ def add_schema(dataset: str, schema: Unischema, files: Sequence[str]) -> None:
     """Add Petastorm's metadata to a folder of complete Parquet files.
 
     Args:
-        dataset: URL of the folder; it holds no `_common_metadata` yet.
+        dataset: URL of the folder.
         schema: of its rows.
         files: paths of all files, relative to the folder; each has one row group.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # pyarrow's, of its legacy file systems and dataset
-        filesystem, path = get_filesystem_and_path_or_paths(storage.as_uri(dataset), hdfs_driver="libhdfs")
-        opened = pq.ParquetDataset(path, filesystem=filesystem, validate_schema=False)
-        add_to_dataset_metadata(opened, UNISCHEMA_KEY, pickle.dumps(schema))
-        add_to_dataset_metadata(opened, ROW_GROUPS_PER_FILE_KEY, json.dumps(dict.fromkeys(files, 1)))
+    entries = {
+        UNISCHEMA_KEY: pickle.dumps(schema),
+        ROW_GROUPS_PER_FILE_KEY: json.dumps(dict.fromkeys(files, 1)),
+    }
+    target = io.BytesIO()
+    pq.write_metadata(SCHEMA.with_metadata(entries), target)
+    storage.write_bytes(storage.join(dataset, "_common_metadata"), target.getvalue())
 
 
 def _png_codec() -> CompressedImageCodec:

@@ -11,6 +11,7 @@ from contextlib import closing
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from dlspark import storage
 from dlspark.data.columns import FileColumns
@@ -39,17 +40,30 @@ def read_files(
     for url, file in zip(urls, files, strict=True):
         _require_file(url, file)
     with closing(_open(urls, reader)) as columns:
-        for url, file in zip(urls, files, strict=True):
+        for index, (url, file) in enumerate(zip(urls, files, strict=True)):
             try:
                 found = next(columns)
             except (OSError, pa.ArrowException) as error:
                 raise DatasetError(
-                    "a file of the dataset cannot be read", got=error, where=url, fix=_FIX
+                    "a file of the dataset cannot be read",
+                    got=error,
+                    where=_first_unreadable(urls[index:]),
+                    fix=_FIX,
                 ) from error
             except StopIteration:
                 raise DatasetError(f"the {reader} reader lost a file of the dataset", where=url) from None
             _require_rows(found, file, url)
             yield found
+
+
+def _first_unreadable(urls: Sequence[str]) -> str:
+    """Return the file that a reader failed on; Petastorm opens all of them before it yields the first."""
+    for url in urls:
+        try:
+            pq.read_metadata(pa.BufferReader(storage.read_bytes(url)))
+        except (OSError, pa.ArrowException):
+            return url
+    return urls[0]
 
 
 def _open(urls: Sequence[str], reader: Reader) -> Generator[FileColumns, None, None]:

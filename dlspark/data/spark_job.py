@@ -6,7 +6,6 @@ group's last stage. Whatever ends the wait (an error, Ctrl-C) cancels the group.
 
 from __future__ import annotations
 
-import re
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -21,7 +20,7 @@ from dlspark.errors import SourceError
 
 Result = TypeVar("Result")
 
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.25
 
 
 def run_job(
@@ -79,10 +78,10 @@ def run_job(
 
 
 def last_python_line(text: str) -> str:
-    """Return the last line of the first Python traceback in an error of Spark, else its first line."""
-    found = re.search(r"Traceback \(most recent call last\):\n(.*?)(?:\n\s*\n|\n\tat )", text, re.DOTALL)
-    lines = (found.group(1) if found else text).strip().splitlines()
-    return lines[-1 if found else 0].strip()
+    """Return the last line of the Python traceback in an error of Spark, else the error's first line."""
+    before_java = text.split("\n\tat ", maxsplit=1)[0]
+    _, traceback, lines = before_java.rpartition("Traceback (most recent call last):")
+    return lines.strip().splitlines()[-1 if traceback else 0].strip()
 
 
 def _num_done(context: SparkContext, group: str, num_tasks: int) -> int:

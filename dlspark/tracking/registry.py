@@ -14,9 +14,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import mlflow.pyfunc
 import pandas as pd
 from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
@@ -167,7 +167,7 @@ def fetch_checkpoint(*, tracking_uri: str, model_uri: str, folder: str) -> str:
     what = f"the model {model_uri} cannot be fetched"
     with _as_tracking_error(what, tracking_uri), request_limits(timeout_seconds=60, num_retries=3):
         with fluent_tracking_uri(tracking_uri):
-            local = mlflow.artifacts.download_artifacts(artifact_uri=model_uri, dst_path=folder)
+            local = download_artifacts(artifact_uri=model_uri, dst_path=folder)
         checkpoint = Path(local) / "artifacts" / CHECKPOINT_ARTIFACT
         if not checkpoint.is_dir():
             raise TrackingError(
@@ -180,12 +180,15 @@ def fetch_checkpoint(*, tracking_uri: str, model_uri: str, folder: str) -> str:
 
 
 def _save(folder: Path, checkpoint_url: str, example_image: bytes, description: Model) -> None:
+    # Imported here for its 2 s: only logging a model needs it, scoring and registering do not.
+    from mlflow.pyfunc import save_model
+
     checkpoint = folder / CHECKPOINT_ARTIFACT
     checkpoint.mkdir()
     for name in storage.list_names(checkpoint_url):
         (checkpoint / name).write_bytes(storage.read_bytes(storage.join(checkpoint_url, name)))
     package = copy_package(folder / "code")
-    mlflow.pyfunc.save_model(
+    save_model(
         str(folder / "model"),
         mlflow_model=description,
         python_model=str(package / _MODEL_CODE),

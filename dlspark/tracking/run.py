@@ -43,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 _MAX_PARAMS = 100
 _MAX_TAG_LENGTH = 5000
+# Only the shipper's thread waits so long: a slow server is worth it, and the end of a run has its own bound.
+_REQUEST_SECONDS = 30
 _TERMINATED = 128 + signal.SIGTERM
 
 
@@ -131,7 +133,7 @@ def start_run(
     require_reachable(tracking_uri)
     with ExitStack() as stack:
         stack.enter_context(_sigterm_as_exit())
-        stack.enter_context(request_limits(timeout_seconds=10, num_retries=0))
+        stack.enter_context(request_limits(timeout_seconds=_REQUEST_SECONDS, num_retries=0))
         experiment_id, run_id = _create_run(
             tracking_uri=tracking_uri,
             experiment=experiment,
@@ -184,11 +186,11 @@ def reopen_run(
         experiment_id: of the run.
         run_id: the MLflow run.
         attempt: names the writer within the journal.
-        close_seconds: how long the end may wait for the server; what is left then is shipped by `dlspark sync`.
+        close_seconds: how long the end may wait for the server; `dlspark sync` ships what is left then.
     """
     tracking_uri = absolute_tracking_uri(tracking_uri)
     with ExitStack() as stack:
-        stack.enter_context(request_limits(timeout_seconds=10, num_retries=0))
+        stack.enter_context(request_limits(timeout_seconds=_REQUEST_SECONDS, num_retries=0))
         stack.enter_context(
             Shipper(run_dir, tracking_uri=tracking_uri, run_id=run_id, close_seconds=close_seconds)
         )

@@ -26,8 +26,10 @@ logger = logging.getLogger(__name__)
 
 _REACH_SECONDS = 4
 _SQLITE_HEADER = b"SQLite format 3\x00"
-_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "INVALID_STATE"}
+_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 _DENIALS = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED"}
+# What `request_limits` has put into the environment, to tell it from what the user has put there.
+_limits_set: dict[str, str] = {}
 _DATABASES = {"postgresql", "mysql", "mssql", "oracle"}
 
 
@@ -35,7 +37,8 @@ _DATABASES = {"postgresql", "mysql", "mssql", "oracle"}
 def request_limits(*, timeout_seconds: int, num_retries: int) -> Iterator[None]:
     """Bound MLflow's HTTP requests during the block; a limit that the user set in the environment is kept.
 
-    MLflow reads these limits from the environment at each request and has no other way to give them.
+    MLflow reads these limits from the environment at each request and has no other way to give them. Of two
+    nested blocks the inner one holds.
 
     Args:
         timeout_seconds: to connect, and for each reply.
@@ -46,13 +49,22 @@ def request_limits(*, timeout_seconds: int, num_retries: int) -> Iterator[None]:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": str(num_retries),
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     }
-    unset = [name for name in limits if name not in os.environ]
-    os.environ.update({name: limits[name] for name in unset})
+    before = {name: os.environ.get(name) for name in limits}
+    ours = {name: limits[name] for name, value in before.items() if value == _limits_set.get(name)}
+    outer = dict(_limits_set)
+    os.environ.update(ours)
+    _limits_set.update(ours)
     try:
         yield
     finally:
-        for name in unset:
-            os.environ.pop(name, None)
+        _limits_set.clear()
+        _limits_set.update(outer)
+        for name in ours:
+            value = before[name]
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def absolute_tracking_uri(tracking_uri: str) -> str:

@@ -1,10 +1,9 @@
 """Sends a run's journal to MLflow from a thread on the driver: all of it arrives, once, whatever happens.
 
-Segments go in order, in batches. After each batch the cursor (`<run_dir>/journal-shipped.json`) says which
-segments are through and which steps of each metric the server has. Whenever that may be untrue (at the start,
-and after a failed request: a reply may be lost though the server did the work) the server itself is asked
-before the next batch. An outage is logged once and retried; the training never sees it. What is left at the
-end stays in the journal, and `dlspark sync` sends it.
+Segments go in order, in batches; after each batch the cursor notes what the server has. Whenever that may be
+untrue (at the start, and after a failed request: a reply may be lost though the server did the work) the
+server itself is asked before the next batch. An outage is logged once and retried; the training never sees
+it. What is left at the end stays in the journal, and `dlspark sync` sends it.
 """
 
 from __future__ import annotations
@@ -16,13 +15,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 
 from dlspark import storage
 from dlspark.errors import TrackingError
+from dlspark.tracking.cursor import Cursor
 from dlspark.tracking.events import (
     ArtifactEvent,
     Event,
@@ -33,14 +33,12 @@ from dlspark.tracking.events import (
 )
 from dlspark.tracking.journal import Segment, read_segments
 from dlspark.tracking.server import first_line, is_refusal, request_limits
-from dlspark.tracking.steps import StepRanges
 
 logger = logging.getLogger(__name__)
 
-_CURSOR = "journal-shipped.json"
 _MAX_METRICS = 1000
 _MAX_SEGMENTS = 200
-_REQUEST_SECONDS = 10
+_SYNC_REQUEST_SECONDS = 120
 _MAX_BACKOFF_SECONDS = 10.0
 _LISTING_SHARE = 20.0
 
@@ -69,15 +67,14 @@ class Shipper:
         self.run_dir, self.tracking_uri, self.run_id = run_dir, tracking_uri, run_id
         self._poll_seconds, self._close_seconds = poll_seconds, close_seconds
         self._client = MlflowClient(tracking_uri)
-        self._segments: dict[str, int] = {}
-        self._steps: dict[str, StepRanges] = {}
+        self._cursor = Cursor(run_dir, run_id)
+        self._refused: set[str] = set()
         self._uncertain = True
         self._batch: list[Segment] = []
         self._failing_since: float | None = None
         self._deadline = float("inf")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._ship_until_stopped, name="dlspark-shipper", daemon=True)
-        self._read_cursor()
 
     def __enter__(self) -> Self:
         """Start shipping."""
@@ -96,6 +93,8 @@ class Shipper:
         Returns:
             The number of events that MLflow does not have; if any, a warning says how to send them.
         """
+        if self._stop.is_set():
+            return self.count_left()
         self._deadline = time.monotonic() + self._close_seconds
         self._stop.set()
         self._thread.join(self._close_seconds)
@@ -122,7 +121,7 @@ class Shipper:
         """
         before = self.count_left()
         try:
-            with request_limits(timeout_seconds=6 * _REQUEST_SECONDS, num_retries=2):
+            with request_limits(timeout_seconds=_SYNC_REQUEST_SECONDS, num_retries=2):
                 while self._ship_batch():
                     pass
         except Exception as error:
@@ -136,7 +135,7 @@ class Shipper:
 
     def count_left(self) -> int:
         """Return the number of journaled events that MLflow is not known to have."""
-        segments = read_segments(self.run_dir, dict(self._segments))
+        segments = read_segments(self.run_dir, dict(self._cursor.segments))
         return sum(not isinstance(event, ProgressEvent) for segment in segments for event in segment.events)
 
     def _ship_until_stopped(self) -> None:
@@ -183,14 +182,14 @@ class Shipper:
     def _ship_batch(self) -> bool:
         """Ship the next segments and move the cursor; False when there was nothing left to ship."""
         if not self._batch:
-            self._batch = read_segments(self.run_dir, self._segments, limit=_MAX_SEGMENTS)
+            self._batch = read_segments(self.run_dir, self._cursor.segments, limit=_MAX_SEGMENTS)
         if not self._batch:
             return False
         self._send([event for segment in self._batch for event in segment.events])
         for segment in self._batch:
-            self._segments[segment.attempt] = segment.sequence
+            self._cursor.segments[segment.attempt] = segment.sequence
         self._batch = []
-        self._write_cursor()
+        self._cursor.save()
         return True
 
     def _send(self, events: Sequence[Event]) -> None:
@@ -218,12 +217,12 @@ class Shipper:
         for chunk in _chunks(self._unsent(metrics), _MAX_METRICS):
             self._log_batch(chunk)
             for metric in chunk:
-                self._steps_of(metric.key).add(metric.step)
+                self._cursor.add(metric.key, metric.step)
 
     def _unsent(self, metrics: Sequence[Metric]) -> list[Metric]:
         first: dict[tuple[str, int], Metric] = {}
         for metric in metrics:
-            if metric.step not in self._steps_of(metric.key):
+            if not self._cursor.has(metric.key, metric.step):
                 first.setdefault((metric.key, metric.step), metric)
         return list(first.values())
 
@@ -238,7 +237,7 @@ class Shipper:
             # A metric whose latest step lies before ours saves reading its whole history.
             if latest.key in first_steps and latest.step >= first_steps[latest.key]:
                 for metric in self._client.get_metric_history(self.run_id, latest.key):
-                    self._steps_of(metric.key).add(metric.step)
+                    self._cursor.add(metric.key, metric.step)
         return len(self._unsent(unsent)) < len(unsent)
 
     def _log_batch(self, metrics: Sequence[Metric]) -> None:
@@ -247,8 +246,13 @@ class Shipper:
         except Exception as error:
             if not is_refusal(error):
                 raise
+            if self._client.get_run(self.run_id).info.lifecycle_stage != "active":
+                # A deleted run can be restored, and then takes what it refuses now.
+                raise
             if len(metrics) == 1:
-                logger.error("MLflow refuses the metric %s: %s", metrics[0].key, first_line(error))
+                if metrics[0].key not in self._refused:
+                    logger.error("MLflow refuses the metric %s: %s", metrics[0].key, first_line(error))
+                self._refused.add(metrics[0].key)
                 return
             middle = len(metrics) // 2
             self._log_batch(metrics[:middle])
@@ -272,23 +276,6 @@ class Shipper:
             file = Path(folder) / Path(event.file).name
             file.write_bytes(data)
             self._client.log_artifact(self.run_id, str(file), event.folder or None)
-
-    def _steps_of(self, key: str) -> StepRanges:
-        return self._steps.setdefault(key, StepRanges())
-
-    def _read_cursor(self) -> None:
-        try:
-            cursor: dict[str, Any] = storage.read_json(storage.join(self.run_dir, _CURSOR))
-        except FileNotFoundError:
-            return
-        if cursor["run_id"] == self.run_id:
-            self._segments = {name: int(sequence) for name, sequence in cursor["segments"].items()}
-            self._steps = {key: StepRanges.from_json(ranges) for key, ranges in cursor["steps"].items()}
-
-    def _write_cursor(self) -> None:
-        steps = {key: ranges.to_json() for key, ranges in self._steps.items()}
-        cursor = {"run_id": self.run_id, "segments": self._segments, "steps": steps}
-        storage.write_json(storage.join(self.run_dir, _CURSOR), cursor)
 
 
 def _chunks(metrics: Sequence[Metric], size: int) -> Iterator[Sequence[Metric]]:

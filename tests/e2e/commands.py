@@ -17,7 +17,7 @@ DLSPARK = (sys.executable, "-m", "dlspark")
 def run_command(
     words: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None, timeout: float = 240
 ) -> subprocess.CompletedProcess[str]:
-    """Run `words` in `folder` with the scripts of this Python first on the PATH; stdout and stderr are kept."""
+    """Run `words` in `folder`, the scripts of this Python first on the PATH; stdout and stderr are kept."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
         words,

@@ -1,4 +1,4 @@
-"""A real standalone Spark cluster on this host: one master and workers of one core each, from pip's pyspark."""
+"""A real standalone Spark cluster on this host: a master and one-core workers, from pip's pyspark."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def _daemon(name: str, *arguments: str, folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def _daemon(
+    name: str, *arguments: str, folder: Path, environment: dict[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(
             [str(SPARK_HOME / "bin" / "spark-class"), *arguments],
@@ -47,7 +49,7 @@ def _wait_for_workers(status_url: str, num_workers: int, processes: list[subproc
     while time.monotonic() < deadline:
         assert all(process.poll() is None for process in processes), "a daemon of the cluster ended"
         try:
-            with urllib.request.urlopen(status_url, timeout=5) as reply:
+            with urllib.request.urlopen(status_url, timeout=5) as reply:  # noqa: S310 - our own master
                 status = json.load(reply)
         except OSError:
             status = {"workers": []}

@@ -28,13 +28,15 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("cat", "dog"):
         for index in range(40):
             _image(folder / "source" / name / f"{index}.png", index)
-    finished = run_command([*DLSPARK, "ingest", "source=source", "dataset=dataset", "cluster.master=local[2]"], folder=folder)
+    finished = run_command(
+        [*DLSPARK, "ingest", "source=source", "dataset=dataset", "cluster.master=local[2]"], folder=folder
+    )
     assert finished.returncode == 0, finished.stderr
     return folder
 
 
 def _refused(folder: Path, *words: str, environment: dict[str, str] | None = None) -> str:
-    """Run a command that must be refused; return its message after checking the form that all refusals share."""
+    """Run a command that must be refused; return its message, once its form is checked."""
     before = sorted(folder.rglob("*"))
     finished = run_command([*DLSPARK, *words], folder=folder, environment=environment)
     assert finished.returncode == 2, finished.stderr
@@ -53,10 +55,14 @@ def test_all_problems_of_the_configuration_at_once(tmp_path: Path) -> None:
     message = _refused(
         tmp_path, "train", "train.epoch=3", "optimizer.lr=-1", "train.global_batch_size=many", "model=lenet6"
     )
-    assert "train.epoch" in message and "train.epochs" in message
-    assert "optimizer.lr" in message and "-1" in message
-    assert "train.global_batch_size" in message and "many" in message
-    assert "lenet6" in message and "lenet5" in message
+    assert "train.epoch" in message
+    assert "train.epochs" in message
+    assert "optimizer.lr" in message
+    assert "-1" in message
+    assert "train.global_batch_size" in message
+    assert "many" in message
+    assert "lenet6" in message
+    assert "lenet5" in message
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
@@ -74,7 +80,10 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
         (lambda source: _image(source / "a.png", 1), "class"),
         (lambda source: [_image(source / "cat" / f"{i}.png", i) for i in range(9)], "one class"),
         (
-            lambda source: [_image(source / "cat" / f"{i}.png", i) for i in range(9)] + [_image(source / "dog" / "1.png", 1)],
+            lambda source: (
+                [_image(source / "cat" / f"{i}.png", i) for i in range(9)]
+                + [_image(source / "dog" / "1.png", 1)]
+            ),
             "dog",
         ),
     ],
@@ -83,12 +92,14 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 def test_sources_that_cannot_become_a_dataset(tmp_path: Path, make: object, expected: str) -> None:
     make(tmp_path / "source")  # type: ignore[operator]
     message = _refused(tmp_path, "ingest", "source=source", "dataset=dataset", "cluster.master=local[2]")
-    assert expected in message and "source" in message
+    assert expected in message
+    assert "source" in message
 
 
 def test_dataset_that_is_missing(tmp_path: Path) -> None:
     message = _refused(tmp_path, "train", "dataset=nowhere", *_LOCAL)
-    assert "nowhere" in message and "ingest" in message
+    assert "nowhere" in message
+    assert "ingest" in message
 
 
 @pytest.mark.spark
@@ -108,13 +119,16 @@ def test_dataset_of_another_version(tiny: Path, tmp_path: Path) -> None:
     manifest = tmp_path / "dataset" / "_dlspark_manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": 999}))
     message = _refused(tmp_path, "train", "dataset=dataset", *_LOCAL)
-    assert "999" in message and "version" in message
+    assert "999" in message
+    assert "version" in message
 
 
 @pytest.mark.spark
 def test_image_too_small_for_the_network(tiny: Path) -> None:
     message = _refused(tiny, "train", f"dataset={tiny}/dataset", "model=lenet5", *_LOCAL)
-    assert "8" in message and "5" in message and "(W - F + 2P)/S + 1" in message
+    assert "8" in message
+    assert "5" in message
+    assert "(W - F + 2P)/S + 1" in message
 
 
 @pytest.mark.spark
@@ -138,9 +152,16 @@ def test_output_that_exists(tiny: Path) -> None:
 def test_fewer_slots_than_workers(tiny: Path) -> None:
     started = time.monotonic()
     message = _refused(
-        tiny, "train", f"dataset={tiny}/dataset", "cluster.workers=4", "cluster.master=local[2]", "cluster.slots_timeout_seconds=5"
+        tiny,
+        "train",
+        f"dataset={tiny}/dataset",
+        "cluster.workers=4",
+        "cluster.master=local[2]",
+        "cluster.slots_timeout_seconds=5",
     )
-    assert "4" in message and "2" in message and "slots" in message
+    assert "4" in message
+    assert "2" in message
+    assert "slots" in message
     assert time.monotonic() - started < 60
 
 

@@ -1,10 +1,11 @@
-"""The first door, as on a laptop without a cluster: the stages by command, and what MLflow holds after them."""
+"""The first door, as on a laptop without a cluster: the stages, and what MLflow holds after them."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,8 @@ def test_everything_is_in_one_finished_run(workspace: Workspace) -> None:
     assert tags["dlspark.backend"] == "local"
     assert tags["dlspark.workers"] == "1"
     assert tags["dlspark.precision"] == "fp32"
-    assert "mlflow.source.git.commit" in tags and "dlspark.git_dirty" in tags
+    assert "mlflow.source.git.commit" in tags
+    assert "dlspark.git_dirty" in tags
     (dataset_input,) = run.inputs.dataset_inputs
     assert dataset_input.dataset.digest == workspace.ingested["fingerprint"]
     assert any(name.startswith("system/") for name in run.data.metrics)
@@ -101,7 +103,14 @@ def test_metrics_per_step_and_per_epoch(workspace: Workspace) -> None:
     client = MlflowClient(workspace.tracking_uri)
     run_id = workspace.trained["run_id"]
     steps = workspace.trained["steps"]
-    per_step = ("loss", "accuracy", "learning_rate", "images_per_second", "data_wait_seconds", "compute_seconds")
+    per_step = (
+        "loss",
+        "accuracy",
+        "learning_rate",
+        "images_per_second",
+        "data_wait_seconds",
+        "compute_seconds",
+    )
     for name in (*per_step, "communication_seconds"):
         history = client.get_metric_history(run_id, f"step/{name}")
         assert [metric.step for metric in history] == list(range(1, steps + 1)), name
@@ -116,31 +125,48 @@ def test_pictures_configuration_and_model_are_artifacts(workspace: Workspace) ->
     client = MlflowClient(workspace.tracking_uri)
     run_id = workspace.trained["run_id"]
     names = {artifact.path for artifact in client.list_artifacts(run_id)}
-    assert {"config.yaml", "learning_curves.png", "confusion_matrix_val.png", "confusion_matrix_test.png"} <= names
+    assert {
+        "config.yaml",
+        "learning_curves.png",
+        "confusion_matrix_val.png",
+        "confusion_matrix_test.png",
+    } <= names
     local = client.download_artifacts(run_id, "learning_curves.png", str(workspace.folder))
     assert Path(local).read_bytes().startswith(b"\x89PNG")
 
 
 _CLEAN_PROCESS = """
 import importlib.util, json, pathlib, sys
+# An own path entry runs no .pth file, so that the editable installation of dlspark is out of sight.
+sys.path.append(sys.argv.pop(1))
 assert importlib.util.find_spec("dlspark") is None, "dlspark must not be importable here"
 import mlflow, pandas
 mlflow.set_tracking_uri(sys.argv[1])
 model = mlflow.pyfunc.load_model("models:/digits@champion")
 paths = sys.argv[2:]
 answer = model.predict(pandas.DataFrame({"image": [pathlib.Path(p).read_bytes() for p in paths]}))
-print(json.dumps({"label": list(answer["label"]), "probabilities": [list(map(float, p)) for p in answer["probabilities"]]}))
+probabilities = [list(map(float, row)) for row in answer["probabilities"]]
+print(json.dumps({"label": list(answer["label"]), "probabilities": probabilities}))
 """
 
 
-def test_the_model_answers_the_same_in_a_clean_process_as_on_spark(workspace: Workspace, tmp_path: Path) -> None:
+def test_the_model_answers_the_same_in_a_clean_process_as_on_spark(
+    workspace: Workspace, tmp_path: Path
+) -> None:
     rows = pq.read_table(workspace.folder / "labels").to_pylist()[:50]
+    site_packages = sysconfig.get_paths()["purelib"]
     script = tmp_path / "clean.py"
     script.write_text(_CLEAN_PROCESS)
-    path = json.dumps([entry for entry in sys.path if "site-packages" in entry])
-    code = f"import sys, runpy; sys.path[:0] = []; sys.meta_path = [f for f in sys.meta_path if 'editable' not in repr(f)]; assert {path}; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     finished = subprocess.run(
-        [sys.executable, "-I", "-c", code, script, workspace.tracking_uri, *(row["path"] for row in rows)],
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            script,
+            site_packages,
+            workspace.tracking_uri,
+            *(row["path"] for row in rows),
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,

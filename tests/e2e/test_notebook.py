@@ -1,4 +1,4 @@
-"""The third door: the Databricks notebook, run as plain Python with a stand-in for dbutils and an active session."""
+"""The third door: the Databricks notebook as plain Python, with a stand-in for dbutils and a session."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ spark = (SparkSession.builder.master("local[2]").config("spark.ui.enabled", "fal
          .config("spark.driver.host", "127.0.0.1").getOrCreate())
 application = spark.sparkContext.applicationId
 runpy.run_path(sys.argv[1], init_globals={"dbutils": Dbutils, "spark": spark})
-assert SparkSession.getActiveSession().sparkContext.applicationId == application, "the notebook's session was replaced"
+active = SparkSession.getActiveSession().sparkContext.applicationId
+assert active == application, "the notebook's session was replaced"
 print(Notebook.answer)
 spark.stop()
 """
@@ -57,8 +58,11 @@ def test_widgets_reach_the_same_pipeline(tmp_path: Path) -> None:
     finished = run_command(
         [
             *(sys.executable, str(script), str(notebook)),
-            *("stage=full", f"overrides=experiment=digits train.epochs=2 run_dir={tmp_path}/run dataset={tmp_path}/data "
-              f"tracking.uri=sqlite:///{tmp_path}/mlflow.db cluster.backend=local"),
+            *(
+                "stage=full",
+                f"overrides=experiment=digits train.epochs=2 run_dir={tmp_path}/run dataset={tmp_path}/data "
+                f"tracking.uri=sqlite:///{tmp_path}/mlflow.db cluster.backend=local",
+            ),
         ],
         folder=tmp_path,
     )

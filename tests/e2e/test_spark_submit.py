@@ -19,17 +19,17 @@ pytestmark = [pytest.mark.e2e, pytest.mark.spark, pytest.mark.horovod, pytest.ma
 _WHERE_AM_I = """
 import sys
 import dlspark
-from pyspark.sql import SparkSession
+from dlspark.cluster.session import spark_session
 
 def origin(_):
     import dlspark
     return dlspark.__file__
 
-spark = SparkSession.builder.getOrCreate()
-context = spark.sparkContext
-assert context.master == sys.argv[1], context.master
-origins = {dlspark.__file__, *context.parallelize(range(2), 2).map(origin).collect()}
-print(sorted(origins))
+with spark_session("local[1]", "where am I") as spark:
+    context = spark.sparkContext
+    assert context.master == sys.argv[1], context.master
+    origins = {dlspark.__file__, *context.parallelize(range(2), 2).map(origin).collect()}
+    print(sorted(origins))
 """
 
 
@@ -38,7 +38,18 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package as a wheel, built from this tree."""
     folder = tmp_path_factory.mktemp("wheel")
     subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, "."],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "wheel",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "-w",
+            folder,
+            ".",
+        ],
         cwd=REPOSITORY,
         check=True,
         timeout=120,
@@ -83,7 +94,9 @@ def test_ingest_train_evaluate_predict(master: str, wheel: Path, tmp_path: Path)
     tracking = f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"
 
     ingested = result_of(
-        _submit(master, wheel, jobs / "ingest.py", "source=builtin:digits", f"dataset={dataset}", folder=tmp_path)
+        _submit(
+            master, wheel, jobs / "ingest.py", "source=builtin:digits", f"dataset={dataset}", folder=tmp_path
+        )
     )
     assert ingested["listed"] == ingested["written"] == 1797
     assert sum(ingested["splits"].values()) == 1797
@@ -118,5 +131,8 @@ def test_ingest_train_evaluate_predict(master: str, wheel: Path, tmp_path: Path)
     )
     assert predicted["images"] == 1797
     table = pq.read_table(labels)
-    right = [path.split("/")[-2] == label for path, label in zip(*(table[c].to_pylist() for c in ("path", "label")), strict=True)]
+    right = [
+        path.split("/")[-2] == label
+        for path, label in zip(*(table[c].to_pylist() for c in ("path", "label")), strict=True)
+    ]
     assert sum(right) / len(right) > 0.8

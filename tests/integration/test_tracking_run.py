@@ -18,7 +18,7 @@ from dlspark.errors import TrackingError, WorkerFailedError
 from dlspark.tracking.facts import DatasetFacts
 from dlspark.tracking.journal import JournalTracker
 from dlspark.tracking.run import require_reachable, start_run
-from dlspark.tracking.server import absolute_tracking_uri
+from dlspark.tracking.server import absolute_tracking_uri, request_limits
 from dlspark.tracking.shipper import Shipper
 from tests.integration.mlflow_server import MlflowServer, free_port
 
@@ -48,7 +48,7 @@ def _arguments(tracking_uri: str, run_dir: Path) -> dict[str, Any]:
             image_shape=(8, 8, 1),
         ),
         "system_metrics_seconds": 0.2,
-        "close_seconds": 20.0,
+        "close_seconds": 120.0,
     }
 
 
@@ -128,6 +128,7 @@ def test_sigterm_ends_the_run_as_killed_with_the_exit_code_of_a_terminated_proce
     tmp_path: Path, sqlite_uri: str
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
+
     def train() -> None:
         with start_run(**_arguments(sqlite_uri, tmp_path)) as run:
             run.set_tags({"test_dir": tmp_path})
@@ -209,3 +210,18 @@ def test_a_relative_sqlite_path_is_the_same_store_from_every_folder(
     assert uri == f"sqlite:///{tmp_path}/mlflow.db"
     sqlite3.connect(uri.removeprefix("sqlite:///")).close()
     require_reachable("sqlite:///mlflow.db")
+
+
+def test_limits_of_requests_nest_and_a_limit_of_the_user_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    timeout, retries = "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    monkeypatch.setenv(timeout, "77")
+    monkeypatch.delenv(retries, raising=False)
+    seen = []
+    with request_limits(timeout_seconds=10, num_retries=0):
+        seen.append((os.environ[timeout], os.environ[retries]))
+        with request_limits(timeout_seconds=120, num_retries=3):
+            seen.append((os.environ[timeout], os.environ[retries]))
+        seen.append((os.environ[timeout], os.environ[retries]))
+
+    assert seen == [("77", "0"), ("77", "3"), ("77", "0")]
+    assert (os.environ[timeout], retries in os.environ) == ("77", False)

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 
 from dlspark.errors import TrackingError
 from dlspark.tracking.journal import JournalTracker, metric_history, read_events
-from dlspark.tracking.server import request_limits
+from dlspark.tracking.server import find_or_create_experiment, request_limits
 from dlspark.tracking.shipper import Shipper
 from tests.integration.mlflow_server import MlflowServer, free_port
 from tests.integration.recording_proxy import RecordingProxy
@@ -29,12 +29,13 @@ def tracking_uri(request: pytest.FixtureRequest, mlflow_server: MlflowServer, sq
 
 @pytest.fixture(autouse=True)
 def _impatient() -> Iterator[None]:
-    with request_limits(timeout_seconds=5, num_retries=0):
+    with request_limits(timeout_seconds=30, num_retries=0):
         yield
 
 
 def _new_run(tracking_uri: str) -> str:
-    return str(MlflowClient(tracking_uri).create_run("0").info.run_id)
+    client = MlflowClient(tracking_uri)
+    return str(client.create_run(find_or_create_experiment(client, "shipper test")).info.run_id)
 
 
 def _on_server(tracking_uri: str, run_id: str) -> dict[str, list[tuple[int, float]]]:
@@ -63,7 +64,9 @@ def _wait(condition: Callable[[], bool], seconds: float = 30.0) -> None:
 
 def test_more_metrics_than_one_call_takes_arrive_exactly(tmp_path: Path, tracking_uri: str) -> None:
     run_id = _new_run(tracking_uri)
-    with Shipper(str(tmp_path), tracking_uri=tracking_uri, run_id=run_id, poll_seconds=0.05) as shipper:
+    with Shipper(
+        str(tmp_path), tracking_uri=tracking_uri, run_id=run_id, poll_seconds=0.05, close_seconds=120
+    ) as shipper:
         _journal(tmp_path, "train-0", range(1, 1301))
         assert shipper.close() == 0
 
@@ -113,7 +116,9 @@ def test_a_server_killed_and_restarted_in_mid_run_loses_and_doubles_nothing(
     tmp_path: Path, mlflow_server: MlflowServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_id = _new_run(mlflow_server.uri)
-    shipper = Shipper(str(tmp_path), tracking_uri=mlflow_server.uri, run_id=run_id, poll_seconds=0.02)
+    shipper = Shipper(
+        str(tmp_path), tracking_uri=mlflow_server.uri, run_id=run_id, poll_seconds=0.02, close_seconds=120
+    )
     stop = threading.Event()
 
     def train() -> None:
@@ -169,7 +174,9 @@ def test_a_server_that_does_the_work_but_answers_with_errors_doubles_nothing(
     _journal(tmp_path, "train-0", range(1, 201))
     with (
         RecordingProxy(mlflow_server.uri, num_lost=3) as proxy,
-        Shipper(str(tmp_path), tracking_uri=proxy.uri, run_id=run_id, poll_seconds=0.05) as shipper,
+        Shipper(
+            str(tmp_path), tracking_uri=proxy.uri, run_id=run_id, poll_seconds=0.05, close_seconds=120
+        ) as shipper,
     ):
         assert shipper.close() == 0
 
@@ -188,4 +195,17 @@ def test_a_metric_that_the_server_refuses_holds_up_no_other(
     Shipper(str(tmp_path), tracking_uri=tracking_uri, run_id=run_id).ship_all()
 
     assert _on_server(tracking_uri, run_id) == {"good": [(step, float(step)) for step in range(1, 6)]}
-    assert "refuses the metric bad\tname" in caplog.text
+    assert caplog.text.count("refuses the metric bad\tname") == 1
+
+
+def test_a_deleted_run_takes_all_of_it_after_it_is_restored(tmp_path: Path, tracking_uri: str) -> None:
+    run_id = _new_run(tracking_uri)
+    _journal(tmp_path, "train-0", range(1, 11))
+    client = MlflowClient(tracking_uri)
+    client.delete_run(run_id)
+    with pytest.raises(TrackingError, match="must be in the 'active' state"):
+        Shipper(str(tmp_path), tracking_uri=tracking_uri, run_id=run_id).ship_all()
+    client.restore_run(run_id)
+
+    assert Shipper(str(tmp_path), tracking_uri=tracking_uri, run_id=run_id).ship_all() == 10
+    assert _on_server(tracking_uri, run_id) == metric_history(read_events(str(tmp_path)))

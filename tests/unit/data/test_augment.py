@@ -27,7 +27,7 @@ def test_seed_and_epoch_change_the_pixels_and_the_input_is_left_alone() -> None:
     whole = changed(slice(None))
     assert (changed(slice(None), seed=4) != whole).any()
     assert (changed(slice(None), epoch=3) != whole).any()
-    assert (PIXELS == before).all()
+    assert (before == PIXELS).all()
 
 
 def test_mirror_turns_about_half_of_the_rows_left_to_right_and_no_others() -> None:

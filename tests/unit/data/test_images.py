@@ -72,7 +72,7 @@ def test_what_is_transparent_is_white(mode: str) -> None:
         image = Image.fromarray(GRAY).convert("P")
         data = file_of(image, transparency=int(GRAY[0, 0]))
         clear = GRAY[0, 0]
-        assert (decode(data)[GRAY == clear] == 255).all()
+        assert (decode(data)[clear == GRAY] == 255).all()
         return
     pixels = decode(file_of(image.convert(mode)))
     assert (pixels[:, :4] == 255).all()

@@ -92,7 +92,7 @@ def test_every_row_comes_once_and_the_rows_of_a_step_do_not_depend_on_the_ranks(
     epoch=st.integers(0, 1000),
 )
 def test_any_files_any_ranks_any_streams(
-    file_rows: list[int], num_ranks: int, streams: int, batch: int, seed: int, epoch: int
+    *, file_rows: list[int], num_ranks: int, streams: int, batch: int, seed: int, epoch: int
 ) -> None:
     num_ranks = min(num_ranks, sum(file_rows))
     options = {"streams": streams, "batch": batch, "seed": seed, "epoch": epoch}

@@ -12,7 +12,7 @@ from dlspark.training.checkpoint import CheckpointDescription, save_checkpoint
 CLASSES = ("even", "odd", "other")
 
 
-def save_example(url: str) -> None:
+def save_example(url: str, *, step: int = 10) -> None:
     """Save an untrained network for gray 8 x 8 images of three classes."""
     description = CheckpointDescription(
         model="mlp",
@@ -23,7 +23,7 @@ def save_example(url: str) -> None:
         classes=CLASSES,
         fingerprint="f" * 32,
         epoch=1,
-        step=10,
+        step=step,
         metrics={"val_accuracy": 0.5},
     )
     with torch.random.fork_rng():

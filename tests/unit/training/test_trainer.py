@@ -77,9 +77,10 @@ def train(
     models = []
     for rank in range(num_ranks):
         torch.manual_seed(rank)  # another start on each rank: rank 0's must win
-        models.append(
-            build_network(model, channels=1, height=size, width=size, num_classes=NUM_CLASSES, **options)
+        network = build_network(
+            model, channels=1, height=size, width=size, num_classes=NUM_CLASSES, **options
         )
+        models.append(network.eval())  # the train loop sets the mode itself
 
     def on_rank(communicator: ThreadCommunicator) -> Run:
         rank, network, tracker = communicator.rank, models[communicator.rank], ListTracker()
@@ -145,7 +146,7 @@ def test_steps_follow_the_gradient_of_the_mean_loss() -> None:
         losses.append(loss.item())
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter -= lr * parameter.grad
+                parameter.sub_(lr * parameter.grad)
     assert run.tracker.values("step/loss") == pytest.approx(losses, rel=1e-5)
     for after, expected in zip(run.model.parameters(), model.parameters(), strict=True):
         torch.testing.assert_close(after, expected, atol=1e-6, rtol=1e-5)
@@ -188,6 +189,7 @@ def test_batch_norm_statistics_agree_after_an_epoch(owners: tuple[int, ...]) -> 
     buffers = dict(second.model.named_buffers())
     for name, buffer in first.model.named_buffers():
         assert torch.equal(buffer, buffers[name]), name
+    assert buffers["1.running_mean"].all()  # they moved from 0: batch statistics were in use
     assert first.tracker.values("val_loss") == second.tracker.values("val_loss")
 
 

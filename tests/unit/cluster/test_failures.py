@@ -1,0 +1,93 @@
+"""Of the failures of several ranks, the cause is found and named in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cloudpickle
+
+from dlspark.cluster.failures import (
+    FailureRecord,
+    find_cause,
+    read_failures,
+    read_hosts,
+    record_failure,
+    recorded_error,
+    silent_error,
+    write_failure,
+    write_host,
+)
+
+
+def _record(
+    rank: int, unix_seconds: float, *, is_secondary: bool = False, message: str = "boom"
+) -> FailureRecord:
+    return FailureRecord(
+        rank=rank,
+        num_ranks=4,
+        host=f"host-{rank}",
+        type="HorovodInternalError" if is_secondary else "ValueError",
+        message=message,
+        notes=("step 17",),
+        traceback="Traceback ...\n  the line\nValueError: boom\n",
+        unix_seconds=unix_seconds,
+        is_secondary=is_secondary,
+    )
+
+
+def test_records_survive_the_run_directory_in_order_of_time(tmp_path: Path) -> None:
+    late, early = _record(0, 5.0), _record(3, 4.0)
+    for record in (late, early):
+        write_failure(str(tmp_path / "failures"), record)
+    write_host(str(tmp_path / "failures"), 0, "host-0")
+    assert read_failures(str(tmp_path / "failures")) == [early, late]
+    assert read_failures(str(tmp_path / "nothing")) == []
+
+
+def test_the_cause_is_the_earliest_failure_of_its_own() -> None:
+    records = [_record(0, 1.0, is_secondary=True), _record(2, 2.0), _record(1, 3.0)]
+    assert find_cause(records) == records[1]
+    assert find_cause(records[:1]) is None
+
+
+def test_the_first_line_names_rank_host_type_and_message() -> None:
+    error = recorded_error(_record(2, 1.0, message="boom.\nmore"), num_others=3, where="/run/failures/a")
+    first, *more = str(error).splitlines()
+    assert first == (
+        "rank 2 of 4 on host host-2 failed: ValueError: boom [step 17]; 3 other ranks ended because of it; "
+        "in /run/failures/a."
+    )
+    assert "  the line" in more
+    assert str(cloudpickle.loads(cloudpickle.dumps(error))) == str(error)
+
+
+def test_an_error_is_recorded_with_its_notes_and_traceback() -> None:
+    try:
+        raise KeyError("nothing there")
+    except KeyError as caught:
+        caught.add_note("step 3")
+        record = record_failure(caught, rank=1, num_ranks=2, host="a")
+    assert (record.type, record.message, record.notes, record.is_secondary) == (
+        "KeyError",
+        "'nothing there'",
+        ("step 3",),
+        False,
+    )
+    assert "raise KeyError" in record.traceback
+
+
+def test_a_rank_that_ends_without_a_word_is_explained_by_its_exit_code() -> None:
+    killed = silent_error(rank=1, num_ranks=2, host="a", exit_code=137, output=["last words"])
+    assert str(killed).startswith("rank 1 of 2 on host a failed: its process was ended by SIGKILL")
+    assert "more memory" in str(killed)
+    assert "last words" in str(killed)
+    crashed = str(silent_error(rank=0, num_ranks=2, host="a", exit_code=139, output=[]))
+    assert "SIGSEGV" in crashed
+    assert "memory" not in crashed
+    assert "executor was lost" in str(silent_error(rank=0, num_ranks=2, host="a", exit_code=None, output=[]))
+    assert "exit code 3" in str(silent_error(rank=0, num_ranks=2, host="a", exit_code=3, output=[]))
+
+
+def test_hosts_of_ranks_are_known_once_they_started(tmp_path: Path) -> None:
+    write_host(str(tmp_path), 1, "host-b")
+    assert read_hosts(str(tmp_path), 2) == ["(not started)", "host-b"]
