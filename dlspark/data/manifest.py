@@ -7,7 +7,6 @@ is JSON of plain values: opening a dataset runs no code from it.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import math
 import posixpath
@@ -176,17 +175,20 @@ def _split_entry(values: Mapping[str, Any]) -> SplitEntry:
 
 
 def _missing(where: str) -> DatasetError:
-    if storage.exists(storage.join(where, MARKER_NAME)):
-        started = json.loads(storage.read_bytes(storage.join(where, MARKER_NAME))).get("started", "unknown")
+    names = storage.list_names(where)
+    if MARKER_NAME in names or any(name.startswith("split=") for name in names):
+        begun = "at an unknown time"
+        if MARKER_NAME in names:
+            begun = storage.read_json(storage.join(where, MARKER_NAME)).get("started", begun)
         return DatasetError(
-            "the dataset is half-written: an ingest began and has not published it",
-            got=f"begun {started}",
+            "the dataset is half-written: it has no manifest, so an ingest has not published it",
+            got=f"begun {begun}",
             where=where,
             fix="wait if that ingest is running, else run ingest again with overwrite=true",
         )
     return DatasetError(
         "there is no dataset",
-        got="an absent folder" if not storage.exists(where) else "no manifest in the folder",
+        got="no manifest in the folder" if storage.exists(where) else "an absent folder",
         where=where,
         fix=f"make one with: dlspark ingest source=... dataset={where}",
     )

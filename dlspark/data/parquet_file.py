@@ -173,8 +173,6 @@ def read_source(path: str) -> bytes:
 
 
 def _decode(file: SourceFile, settings: WriteSettings) -> NDArray[np.uint8]:
-    if file.num_bytes == 0:
-        raise ImageError("zero_size", "the file has no bytes")
     if file.num_bytes > settings.max_image_bytes:
         raise ImageError(
             "bomb", f"{file.num_bytes:,} bytes, allowed are {settings.max_image_bytes:,}; not read"

@@ -1,83 +1,76 @@
-"""Every command of the README is run, in its order, in one folder, as a newcomer would."""
+"""Every command of the README is run by a test, and says what the page says of it."""
 
 from __future__ import annotations
 
-import re
-import shutil
 import subprocess
-import sys
+import time
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
-from tests.e2e.commands import REPOSITORY, result_of, run_command
-from tests.e2e.standalone_cluster import free_port, standalone_cluster
+from tests.e2e.commands import REPOSITORY
+from tests.e2e.readme import commands_by_section
+from tests.e2e.standalone_cluster import free_port
 
-pytestmark = [pytest.mark.e2e, pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(600)]
 
-_PROVEN_BY_THE_SUITE_ITSELF = ("make test",)
-"""The command that runs this very test."""
-
-
-def commands_of(readme: str) -> list[str]:
-    """Return the commands of the bash blocks, lines that end in a backslash joined."""
-    blocks = re.findall(r"^```bash\n(.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [line for line in lines if line.strip() and not line.startswith("#")]
+_RUN_ELSEWHERE = {
+    "Two commands": ["make demo", "make test"],
+    "What you see in MLflow": ["mlflow ui --backend-store-uri sqlite:///mlflow.db"],
+}
+_RUN_AS_SECTIONS = {"The command, on a laptop", "spark-submit, on a cluster"}
 
 
-@pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the files that git knows or would add, with this environment as its .venv."""
-    folder = tmp_path_factory.mktemp("readme") / "dlspark"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (REPOSITORY / name).is_file():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(REPOSITORY / name, folder / name)
-    (folder / ".venv").symlink_to(Path(sys.prefix))
-    return folder
+def test_there_is_no_command_that_no_test_runs() -> None:
+    sections = {heading: commands for heading, commands in commands_by_section().items() if commands}
+    assert {heading: sections[heading] for heading in _RUN_ELSEWHERE} == _RUN_ELSEWHERE
+    assert sections.keys() == _RUN_ELSEWHERE.keys() | _RUN_AS_SECTIONS
 
 
-def test_every_command_runs(checkout: Path, tmp_path: Path) -> None:
-    commands = commands_of((REPOSITORY / "README.md").read_text())
-    assert "make demo" in commands
-    assert "make test" in commands
-    with standalone_cluster(tmp_path) as master:
-        environment = {"SPARK_MASTER": master, "SPARK_LOCAL_IP": "127.0.0.1"}
-        for command in commands:
-            if command in _PROVEN_BY_THE_SUITE_ITSELF:
-                continue
-            finished = run_command(
-                ["bash", "-c", _bounded(command)], folder=checkout, environment=environment, timeout=400
-            )
-            assert finished.returncode in (0, 143), f"{command}\n{finished.stdout}\n{finished.stderr}"
-            if command == "make demo":
-                _check_the_demo(checkout, result_of(finished))
-
-
-def _bounded(command: str) -> str:
-    """Return a command that ends by itself: the server of the UI is stopped once it has started."""
-    if not command.startswith("mlflow ui"):
-        return command
-    return f"timeout --preserve-status 20 {command} --port {free_port()}"
-
-
-def _check_the_demo(checkout: Path, result: dict[str, object]) -> None:
-    assert result["test_accuracy"] >= 0.98
-    assert result["listed"] == result["written"] == 1797
+def test_make_demo(checkout: Path, demo: dict[str, Any]) -> None:
+    assert demo["test_accuracy"] >= 0.98
+    assert demo["listed"] == demo["written"] == 1797
     client = MlflowClient(f"sqlite:///{checkout}/mlflow.db")
     (run,) = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
-    assert run.info.run_id == result["run_id"]
+    assert run.info.run_id == demo["run_id"]
     assert run.info.status == "FINISHED"
     assert run.data.tags["dlspark.backend"] == "horovod"
     assert run.data.tags["dlspark.workers"] == "2"
+    assert run.data.metrics["test_accuracy"] == demo["test_accuracy"]
     champion = client.get_model_version_by_alias("digits", "champion")
-    assert champion.run_id == result["run_id"]
+    assert champion.run_id == demo["run_id"]
+
+
+def test_the_command_that_opens_the_ui(checkout: Path, demo: dict[str, Any]) -> None:
+    (command,) = _RUN_ELSEWHERE["What you see in MLflow"]
+    port = free_port()
+    words = [str(checkout / ".venv" / "bin" / "mlflow"), *command.split()[1:], "--port", str(port)]
+    server = subprocess.Popen(words, cwd=checkout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 90
+        page = ""
+        while not page:
+            assert time.monotonic() < deadline, "the UI does not answer"
+            assert server.poll() is None, "the UI ended"
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as reply:
+                    page = reply.read().decode()
+            except OSError:
+                time.sleep(0.5)
+        assert "MLflow" in page
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def test_the_tree_in_the_readme_is_the_tree() -> None:
+    block = (REPOSITORY / "README.md").read_text().partition("## Where things are")[2].split("```")[1]
+    folder = REPOSITORY
+    for line in filter(None, block.splitlines()):
+        names = line.strip().split("  ")[0].split(", ")
+        base = folder / "dlspark" if line.startswith("  ") else folder
+        for name in names:
+            assert (base / name).exists(), f"{name} is in the README and not in the tree"

@@ -129,7 +129,16 @@ def test_a_killed_rank_is_named_with_its_signal(session: SparkSession, task: Wor
     _assert_nothing_is_left(session)
 
 
+def _wait_until_idle(session: SparkSession) -> None:
+    """Return once Spark has noticed that the tasks of a cancelled job are gone."""
+    deadline = time.monotonic() + 30
+    while count_slots(session).in_use:
+        assert time.monotonic() < deadline, "tasks of an earlier job still run"
+        time.sleep(0.1)
+
+
 def test_too_few_slots_are_an_error_with_the_numbers_in_time(session: SparkSession, task: WorkerTask) -> None:
+    _wait_until_idle(session)
     started = time.monotonic()
     with pytest.raises(ClusterError) as caught:
         _launch("add_and_copy", task, session, num_workers=3, slots_timeout_seconds=2)

@@ -1,0 +1,75 @@
+"""The three doors, each gone through once in a copy of this tree, by the commands that the README shows."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.commands import REPOSITORY, result_of, run_command
+from tests.e2e.readme import commands_by_section
+from tests.e2e.standalone_cluster import standalone_cluster
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the files that git knows or would add, with this environment as its .venv."""
+    folder = tmp_path_factory.mktemp("checkout") / "dlspark"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, folder / name)
+    (folder / ".venv").symlink_to(Path(sys.prefix))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo(checkout: Path) -> dict[str, Any]:
+    """The result of `make demo`."""
+    return result_of(run_command(["make", "demo"], folder=checkout, timeout=400))
+
+
+@pytest.fixture(scope="session")
+def laptop(checkout: Path, demo: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Stage -> result of the README's commands for a laptop, in their order."""
+    results = {}
+    for command in commands_by_section()["The command, on a laptop"]:
+        finished = run_command(["bash", "-c", command], folder=checkout, timeout=300)
+        if command.startswith("dlspark "):
+            results[command.split()[1]] = result_of(finished)
+        else:
+            assert finished.returncode == 0, finished.stderr
+    return results
+
+
+@pytest.fixture(scope="session")
+def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A standalone cluster of one master and two workers of one core each."""
+    with standalone_cluster(tmp_path_factory.mktemp("cluster"), num_workers=2) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def submitted(checkout: Path, demo: dict[str, Any], master: str) -> dict[str, dict[str, Any]]:
+    """Stage -> result of the README's commands for a cluster, in their order."""
+    results = {}
+    environment = {"SPARK_MASTER": master, "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
+    for command in commands_by_section()["spark-submit, on a cluster"]:
+        finished = run_command(["bash", "-c", command], folder=checkout, environment=environment, timeout=300)
+        if "jobs/" in command:
+            results[command.partition("jobs/")[2].partition(".py")[0]] = result_of(finished)
+        else:
+            assert finished.returncode == 0, finished.stderr
+    return results
