@@ -32,6 +32,9 @@ EXISTING = "existing"
 """The `cluster.master` that opens no session."""
 
 _SECONDS_FOR_JVM_TO_END = 15
+# The JVMs of a local session live for a stage and only hand paths to Python: compiling their code as far as a
+# server would takes cores from the training that runs beside them.
+_SHORT_LIVED_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 # The named logger is the one whose level Spark gives to a Python shell; without it the level falls to WARN.
 _LOG4J = """\
 status = off
@@ -116,18 +119,20 @@ def _open_session(master: str, app_name: str, folder: Path) -> SparkSession:
     is_local = re.fullmatch(r"local(-cluster)?(\[.*\])?", master) is not None
     log4j = folder / "log4j2.properties"
     log4j.write_text(_LOG4J)
+    java_options = _SHORT_LIVED_JVM if is_local else ""
     settings = {
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "ERROR",
         "spark.local.dir": str(folder),
         "spark.driver.extraJavaOptions": " ".join(
-            (f"-Dlog4j2.configurationFile={log4j.as_uri()}", f"-Djava.io.tmpdir={folder}")
+            (f"-Dlog4j2.configurationFile={log4j.as_uri()}", f"-Djava.io.tmpdir={folder}", java_options)
         ),
     }
     environment = {"PYSPARK_PYTHON": sys.executable}
     if is_local:
         settings |= {"spark.driver.bindAddress": "127.0.0.1", "spark.driver.host": "127.0.0.1"}
+        settings["spark.executor.extraJavaOptions"] = java_options
         # Executors import dlspark from where the driver does, also if it runs from its sources.
         settings["spark.executorEnv.PYTHONPATH"] = str(Path(dlspark.__file__).parent.parent)
         environment["SPARK_LOCAL_IP"] = "127.0.0.1"

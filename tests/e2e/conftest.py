@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.commands import REPOSITORY, result_of, run_command
 from tests.e2e.readme import commands_by_section
-from tests.e2e.standalone_cluster import standalone_cluster
+from tests.e2e.standalone_cluster import SHORT_LIVED_JVM, standalone_cluster
 
 
 @pytest.fixture(scope="session")
@@ -67,13 +67,29 @@ def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def submitted(checkout: Path, demo: dict[str, Any], master: str) -> dict[str, dict[str, Any]]:
+def submit_environment(master: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What a cluster's administrator would set for spark-submit."""
+    folder = tmp_path_factory.mktemp("spark-conf")
+    (folder / "spark-defaults.conf").write_text(
+        "".join(f"spark.{jvm}.extraJavaOptions {SHORT_LIVED_JVM}\n" for jvm in ("driver", "executor"))
+    )
+    return {
+        "SPARK_MASTER": master,
+        "SPARK_LOCAL_IP": "127.0.0.1",
+        "SPARK_CONF_DIR": str(folder),
+        "PYSPARK_PYTHON": sys.executable,
+    }
+
+
+@pytest.fixture(scope="session")
+def submitted(
+    checkout: Path, demo: dict[str, Any], submit_environment: dict[str, str]
+) -> dict[str, dict[str, Any]]:
     """Stage -> result of the README's commands for a cluster, in their order."""
     results = {}
-    environment = {"SPARK_MASTER": master, "SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
     for command in commands_by_section()["spark-submit, on a cluster"]:
         words = ["bash", "-c", _without_setup(command)]
-        finished = run_command(words, folder=checkout, environment=environment, timeout=300)
+        finished = run_command(words, folder=checkout, environment=submit_environment, timeout=300)
         if "jobs/" in command:
             results[command.partition("jobs/")[2].partition(".py")[0]] = result_of(finished)
         else:

@@ -51,11 +51,10 @@ def test_everything_is_in_one_finished_run(laptop: Results, client: MlflowClient
     assert run.data.params["train.global_batch_size"] == "128"
     tags = run.data.tags
     assert tags["dlspark.fingerprint"] == laptop["ingest"]["fingerprint"]
-    assert tags["dlspark.backend"] == "horovod"
-    assert tags["dlspark.workers"] == "2"
+    assert tags["dlspark.backend"] == "local"
+    assert tags["dlspark.workers"] == "1"
     assert tags["dlspark.precision"] in {"fp32", "bf16"}
-    named = {"mlflow.source.git.commit", "dlspark.git_dirty", "dlspark.spark_application_id"}
-    assert named <= tags.keys()
+    assert {"mlflow.source.git.commit", "dlspark.git_dirty"} <= tags.keys()
     (dataset_input,) = run.inputs.dataset_inputs
     assert dataset_input.dataset.digest == laptop["ingest"]["fingerprint"]
     assert any(name.startswith("system/") for name in run.data.metrics)

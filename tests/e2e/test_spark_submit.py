@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +57,11 @@ def test_the_session_of_spark_submit_is_the_one_that_trains(
 
 
 def test_the_wheel_is_what_driver_and_executors_run(
-    checkout: Path, master: str, submitted: dict[str, dict[str, Any]], tmp_path: Path
+    checkout: Path,
+    master: str,
+    submit_environment: dict[str, str],
+    submitted: dict[str, dict[str, Any]],
+    tmp_path: Path,
 ) -> None:
     script = tmp_path / "where_am_i.py"
     script.write_text(_WHERE_AM_I)
@@ -66,7 +69,7 @@ def test_the_wheel_is_what_driver_and_executors_run(
     finished = run_command(
         ["spark-submit", "--master", master, "--py-files", str(wheel), str(script), master],
         folder=tmp_path,
-        environment={"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"},
+        environment=submit_environment,
     )
     assert finished.returncode == 0, finished.stderr
     origins = finished.stdout.strip().splitlines()[-1]
