@@ -36,6 +36,23 @@ def final_checkpoint(run_dir: str) -> str:
     return join(run_dir, "checkpoints", "final")
 
 
+def build_network(config: Config, manifest: Manifest) -> nn.Module:
+    """Return the network of a run, sized for its dataset, with first weights from torch's generator.
+
+    Raises:
+        ModelError: the network does not fit the images.
+    """
+    image = manifest.preprocessing.image
+    return build_model(
+        config.model.name,
+        channels=image.channels,
+        height=image.height,
+        width=image.width,
+        num_classes=len(manifest.classes),
+        **config.model.model_dump(exclude={"name"}),
+    )
+
+
 def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
     """Train one replica; all ranks return the same figures.
 
@@ -138,19 +155,10 @@ def _device_of(communicator: Communicator) -> torch.device:
 
 def _build_initial_model(config: Config, manifest: Manifest, communicator: Communicator) -> nn.Module:
     """Build with weights that are equal on all ranks, then give each rank its own dropout."""
-    image = manifest.preprocessing.image
     torch.manual_seed(config.train.seed)
-    model = build_model(
-        config.model.name,
-        channels=image.channels,
-        height=image.height,
-        width=image.width,
-        num_classes=len(manifest.classes),
-        **config.model.model_dump(exclude={"name"}),
-    )
-    torch.manual_seed(
-        int(np.random.SeedSequence([config.train.seed, communicator.rank]).generate_state(1)[0])
-    )
+    model = build_network(config, manifest)
+    own_seed = np.random.SeedSequence([config.train.seed, communicator.rank]).generate_state(1)
+    torch.manual_seed(int(own_seed[0]))
     return model
 
 

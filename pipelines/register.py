@@ -10,7 +10,7 @@ from dlspark.config import Config
 from dlspark.tracking.registry import logged_model, register_model
 from dlspark.tracking.server import require_reachable
 from pipelines.run_directory import read_run_description
-from pipelines.run_model import log_run_model
+from pipelines.run_model import first_image, log_run_model
 from pipelines.stage import required
 
 if TYPE_CHECKING:
@@ -55,7 +55,12 @@ def run(config: Config, spark: SparkSession | None) -> RegisterResult:
     require_reachable(tracking_uri)
     model_uri = logged_model(tracking_uri=tracking_uri, run_id=run_id)
     if model_uri is None:
-        model_uri = log_run_model(run_dir, tracking_uri=tracking_uri, run_id=run_id)
+        model_uri = log_run_model(
+            run_dir,
+            tracking_uri=tracking_uri,
+            run_id=run_id,
+            example_image=first_image(described.dataset),
+        )
     version = register_model(
         tracking_uri=tracking_uri,
         model_uri=model_uri,

@@ -22,15 +22,14 @@ from dlspark.contracts import TrainResult, WorkerTask
 from dlspark.data.manifest import Manifest, read_manifest
 from dlspark.errors import ClusterError, DatasetError, TrackingError
 from dlspark.inspection.pictures import draw_confusion_matrix, draw_learning_curves
-from dlspark.models.build import build_model
 from dlspark.progress import show_progress
 from dlspark.tracking.facts import DatasetFacts, dataset_name
 from dlspark.tracking.follow import follow_progress
 from dlspark.tracking.journal import metric_history, read_events
 from dlspark.tracking.run import TrackedRun, require_reachable, start_run
-from dlspark.worker import run_training
+from dlspark.worker import build_network, run_training
 from pipelines.run_directory import RunDescription, claim_run_dir, new_run_dir, write_run_description
-from pipelines.run_model import log_run_model
+from pipelines.run_model import first_image, log_run_model
 from pipelines.stage import required
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def run(config: Config, spark: SparkSession | None) -> TrainStageResult:
             result = _launch(config, task, spark)
         tracked.set_tags({"dlspark.precision": result.precision, "dlspark.device": result.device})
         _log_pictures(run_dir, manifest, result, tracked)
-        model_uri = _log_model(run_dir, tracked)
+        model_uri = _log_model(run_dir, dataset, tracked)
     return TrainStageResult(
         run_id=tracked.run_id,
         run_dir=run_dir,
@@ -128,16 +127,8 @@ def _refuse_what_cannot_train(config: Config, manifest: Manifest, spark: SparkSe
             where=config.dataset,
             fix="lower cluster.workers, or ingest more images",
         )
-    image = manifest.preprocessing.image
     with torch.device("meta"):
-        build_model(
-            config.model.name,
-            channels=image.channels,
-            height=image.height,
-            width=image.width,
-            num_classes=len(manifest.classes),
-            **config.model.model_dump(exclude={"name"}),
-        )
+        build_network(config, manifest)
     require_reachable(config.tracking.uri)
     require_workers(config, spark)
 
@@ -226,10 +217,15 @@ def _log_pictures(run_dir: str, manifest: Manifest, result: TrainResult, tracked
         tracked.log_artifact(confusion)
 
 
-def _log_model(run_dir: str, tracked: TrackedRun) -> str | None:
+def _log_model(run_dir: str, dataset: str, tracked: TrackedRun) -> str | None:
     """Log the model; a server that is away now loses nothing: the checkpoint is in the run directory."""
     try:
-        return log_run_model(run_dir, tracking_uri=tracked.tracking_uri, run_id=tracked.run_id)
+        return log_run_model(
+            run_dir,
+            tracking_uri=tracked.tracking_uri,
+            run_id=tracked.run_id,
+            example_image=first_image(dataset),
+        )
     except TrackingError as error:
         _log.warning("the model is not in MLflow yet: %s", error)
         _log.warning("log it later with: dlspark register run_dir=%s", run_dir)

@@ -7,7 +7,6 @@ file and so that an unknown key is our error with its near matches, not Hydra's.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -50,20 +49,6 @@ def compose(overrides: Sequence[str]) -> Config:
 def resolved_yaml(config: Config) -> str:
     """Return the whole configuration as YAML, the form of `<run_dir>/config.yaml`."""
     return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
-
-
-def flatten(config: Config) -> dict[str, str]:
-    """Return dotted key -> value as text, the form of MLflow's parameters; lists and null as JSON."""
-    leaves = _leaves(config.model_dump())
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in leaves}
-
-
-def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves: list[tuple[str, Any]] = []
-    for name, value in values.items():
-        inner = isinstance(value, Mapping)
-        leaves.extend(_leaves(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}", value)])
-    return leaves
 
 
 def _compose_files(words: Words) -> tuple[DictConfig, dict[str, str | None]]:

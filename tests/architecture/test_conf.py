@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 import conf
 from dlspark.config import schema
-from dlspark.config.compose import compose, flatten
+from dlspark.config.compose import compose
 from dlspark.config.describe import GROUPS, VARIANT_GROUPS
 from dlspark.config.schema import Config
 from dlspark.help import STAGES
@@ -66,7 +66,7 @@ def test_the_root_file_has_the_keys_that_no_group_has() -> None:
 
 
 def test_the_files_have_the_defaults_of_the_schema() -> None:
-    assert flatten(compose([])) == flatten(Config())
+    assert compose([]) == Config()
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from dlspark.config.compose import compose, flatten, resolved_yaml
+from dlspark.config.compose import compose, resolved_yaml
 from dlspark.config.describe import GROUPS, list_keys
 from dlspark.config.schema import AdamConfig, Config, LeNet5Config, MnistCnnConfig, SgdConfig
 from dlspark.errors import ConfigError
@@ -187,14 +187,6 @@ def test_resolved_yaml_holds_the_whole_configuration(words: tuple[str, ...]) -> 
     config = compose(words)
     values = OmegaConf.to_container(OmegaConf.create(resolved_yaml(config)))
     assert Config.model_validate(values) == config
-
-
-def test_flatten_gives_every_key_as_text() -> None:
-    flat = flatten(compose(["model.widths=[8,16]", "source=null", "augment.mirror=true"]))
-    assert flat["model.widths"] == "[8, 16]"
-    assert (flat["source"], flat["augment.mirror"], flat["optimizer.lr"]) == ("null", "true", "0.001")
-    assert flat["optimizer.name"] == "adam"
-    assert all(isinstance(value, str) for value in flat.values())
 
 
 @settings(max_examples=30, deadline=None)
