@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from dlspark.cluster.session import spark_session
 from pyspark.sql import SparkSession
 
 from dlspark import storage
+from dlspark.cluster.session import spark_session
 from dlspark.config import Config
 from dlspark.errors import ConfigError, ModelError
 from dlspark.predict.score import require_free_output, score_folder
