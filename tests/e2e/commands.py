@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+_OF_MAKE = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL"}
 DLSPARK = (sys.executable, "-m", "dlspark")
 
 
@@ -19,10 +20,12 @@ def run_command(
 ) -> subprocess.CompletedProcess[str]:
     """Run `words` in `folder`, the scripts of this Python first on the PATH; stdout and stderr are kept."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # Inside `make test` a make is a sub-make, which prints the folder it enters and leaves.
+    inherited = {name: value for name, value in os.environ.items() if name not in _OF_MAKE}
     return subprocess.run(
         words,
         cwd=folder,
-        env={**os.environ, "PATH": path, **(environment or {})},
+        env={**inherited, "PATH": path, **(environment or {})},
         capture_output=True,
         text=True,
         timeout=timeout,
