@@ -21,7 +21,7 @@ import dlspark
 from dlspark.config.compose import compose
 from dlspark.config.schema import Config
 from dlspark.errors import ConfigError, DlsparkError, WorkerFailedError
-from dlspark.help import STAGES, general_help, stage_help
+from dlspark.help import STAGES, data_help, general_help, stage_help
 
 _OPTIONS = ("--help", "-h", "--version", "--debug")
 _NEEDS_SPARK = ("ingest", "predict", "full")
@@ -92,6 +92,8 @@ def run_stage(stage: str, config: Config, spark: Any = None) -> Any:
 
 
 def _run_words(words: Sequence[str]) -> int:
+    if words and words[0] == "data":
+        return _run_data_words([word for word in words[1:] if word != "--debug"])
     options = [word for word in words if word.startswith("-")]
     names = [word for word in words if not word.startswith("-")]
     unknown = [option for option in options if option not in _OPTIONS]
@@ -111,6 +113,42 @@ def _run_words(words: Sequence[str]) -> int:
         return 0
     with _stdout_for_result() as stdout:
         result = run_stage(stage, compose(overrides))
+    return _give(result, stdout)
+
+
+def _run_data_words(words: Sequence[str]) -> int:
+    """Run `dlspark data <verb> PATH ...`."""
+    if not words or {"--help", "-h", "help"} & set(words):
+        sys.stdout.write(data_help())
+        return 0 if words else _EXIT_USER
+    with _stdout_for_result() as stdout:
+        result = run_data(words)
+    return _give(result, stdout)
+
+
+def run_data(words: Sequence[str], spark: Any = None) -> Any:
+    """Run a command on a dataset and return its typed result.
+
+    Args:
+        words: `<verb> PATH [PATH] [--option] [key=value ...]`.
+        spark: a SparkSession to use; None finds or opens one if the command needs it, and closes its own.
+
+    Raises:
+        ConfigError: the words are no command.
+        DlsparkError: whatever the command raises.
+    """
+    data = import_module("pipelines.data")
+    command = data.parse(words)
+    config = compose(command.overrides)
+    if spark is not None or not command.needs_spark:
+        return data.run(command, config, spark)
+    from dlspark.cluster.session import spark_session
+
+    with spark_session(config.cluster.master, f"dlspark data {command.verb}") as session:
+        return data.run(command, config, session)
+
+
+def _give(result: Any, stdout: TextIO) -> int:
     stdout.write(json.dumps(result.to_json(), allow_nan=False) + "\n")
     stdout.flush()
     return int(getattr(result, "exit_code", 0))

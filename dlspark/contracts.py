@@ -30,8 +30,13 @@ class ImageFormat:
     """Pixels."""
     channels: Literal[1, 3]
     """1: luminance; 3: RGB in this order."""
-    resize: Literal["none", "exact"]
-    """none: an image of another size is refused; exact: resized to height x width, with antialias."""
+    resize: Literal["none", "exact", "shorter", "pad"]
+    """How another size becomes height x width. none: it is refused; exact: stretched; shorter: scaled until
+    it covers height x width, then the centre is cut out; pad: scaled until it fits inside, black around it.
+    Antialiased; dlspark/data/image_resize.py says how sizes are rounded."""
+    jpeg_scale: bool = True
+    """A JPEG is decoded at 1/2, 1/4 or 1/8 of its size where nothing must be enlarged then; never with
+    resize="none". Faster, and close to what a full decode gives, not equal to it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dlspark.config.describe import VARIANT_GROUPS, Key, describe_fields, list_choices, list_keys
 
 STAGES = {
-    "ingest": "images in class folders -> a dataset of Parquet files with train, val and test splits (Spark)",
+    "ingest": "images -> a dataset of Parquet files with train, val and test splits (Spark)",
     "train": "a dataset -> a trained network and its MLflow run (Horovod on Spark, or one process)",
     "evaluate": "a run -> loss, accuracy and confusion matrix of a split, each row counted once",
     "register": "a run -> a version of a registered model, and the alias on it",
@@ -19,12 +19,21 @@ STAGES = {
 }
 """Stage -> what it does, in the order of the data path."""
 
+DATA_VERBS = {
+    "show": "print the card of a dataset and draw a sheet of its images",
+    "verify": "prove the files against the manifest; --repair makes damaged ones again from the source",
+    "diff": "what is added, removed, relabelled, moved or changed from a first dataset to a second",
+    "audit": "find twins within and across splits; --fix moves those that leak to train",
+    "quarantine": "list the images that were left out; --retry tries them again, --accept settles them",
+}
+"""Verb of `dlspark data` -> what it does."""
+
 _CLUSTER = ("cluster.master",)
 _LAUNCH = ("cluster.",)
 _READ = ("data.reader", "data.prefetch_batches")
 _TRACK = ("tracking.uri", "tracking.experiment", "tracking.run_name", "tracking.system_metrics_seconds")
 _REGISTER = ("tracking.registered_model", "tracking.alias")
-_INGEST = ("source", "dataset", "overwrite", "image.", "data.")
+_INGEST = ("source", "dataset", "overwrite", "image.", "data.", "augment.")
 _FIT = ("model.", "optimizer.", "schedule.", "augment.", "train.")
 _TRAIN = ("dataset", "run_dir", "overwrite", *_FIT, *_READ)
 _KEYS: dict[str, tuple[str, ...]] = {
@@ -38,7 +47,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "sync": ("run_dir", "tracking.uri"),
 }
 _GROUPS: dict[str, tuple[str, ...]] = {
-    "ingest": ("experiment", "data", "cluster"),
+    "ingest": ("experiment", "data", "augment", "cluster"),
     "train": ("experiment", "model", "optimizer", "schedule", "augment", "data", "cluster", "tracking"),
     "evaluate": ("experiment", "cluster", "tracking"),
     "register": ("experiment", "tracking"),
@@ -59,6 +68,7 @@ From a folder of images to a registered CNN: Spark ingests, Horovod trains, MLfl
 
 stages
 {stages}
+  data      {", ".join(DATA_VERBS)}: commands on a dataset, see dlspark data --help
 
 examples
   dlspark full experiment=digits
@@ -81,6 +91,29 @@ what stands on the command line wins over an experiment, and an experiment over 
 Messages go to stderr; stdout carries the result as one JSON object on its last line.
 Exit codes: 0 done, 2 an error you can repair, 1 an unexpected error, 130 interrupted.
 options: --debug (tracebacks, more messages), --help, --version
+"""
+
+
+def data_help() -> str:
+    """Return the text of `dlspark data --help`."""
+    verbs = "\n".join(f"  {name:<11} {text}" for name, text in DATA_VERBS.items())
+    return f"""\
+dlspark data <verb> PATH [PATH] [--option] [key=value ...]
+
+Commands on a published dataset.
+
+verbs
+{verbs}
+
+examples
+  dlspark data show /data/flowers.ds augment=mirror_crop
+  dlspark data verify /data/flowers.ds
+  dlspark data diff /data/flowers.old /data/flowers.ds
+  dlspark data audit /data/flowers.ds --fix
+  dlspark data quarantine /data/flowers.ds --retry
+
+Messages go to stderr; stdout carries the result as one JSON object on its last line.
+Exit codes: 0 done, 2 the dataset is not what it should be, or an error you can repair.
 """
 
 

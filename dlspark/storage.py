@@ -96,7 +96,7 @@ def read_bytes(url: str) -> bytes:
         return bytes(file.read())
 
 
-def write_bytes(url: str, data: bytes) -> None:
+def write_bytes(url: str, data: bytes | memoryview) -> None:
     """Write a whole file so that no reader ever sees a part of it.
 
     On the local disk: a temporary name in the same folder, flushed, then renamed. An object store shows an
@@ -104,7 +104,7 @@ def write_bytes(url: str, data: bytes) -> None:
     """
     filesystem, path = resolve(url)
     if not isinstance(filesystem, LocalFileSystem):
-        filesystem.pipe_file(path, data)
+        filesystem.pipe_file(path, bytes(data))
         return
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

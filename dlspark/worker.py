@@ -14,6 +14,7 @@ import torch
 
 from dlspark.config import Config
 from dlspark.contracts import Communicator, EvaluationResult, Split, TrainResult, WorkerTask
+from dlspark.data.augment import Augmentation
 from dlspark.data.loader import Loader, open_split
 from dlspark.data.manifest import Manifest, read_manifest
 from dlspark.errors import ClusterError, DatasetError
@@ -173,6 +174,7 @@ def _open(
 ) -> Loader:
     """Open a split for this rank: only the training split, in training, is shuffled and augmented."""
     shuffle = training and split == "train"
+    on_the_fly = shuffle and not config.augment.copies
     return open_split(
         task.dataset,
         manifest,
@@ -182,8 +184,7 @@ def _open(
         rank=communicator.rank,
         num_ranks=communicator.size,
         shuffle=shuffle,
-        mirror=config.augment.mirror and shuffle,
-        crop_padding=config.augment.crop_padding if shuffle else 0,
+        augmentation=Augmentation(**config.augment.changes) if on_the_fly else Augmentation(),
         reader=config.data.reader,
         prefetch_batches=config.data.prefetch_batches,
     )

@@ -19,6 +19,8 @@ from dlspark.cluster.preflight import require_horovod, require_slots
 from dlspark.config import Config
 from dlspark.config.compose import resolved_yaml
 from dlspark.contracts import TrainResult, WorkerTask
+from dlspark.data.augment import NO_AUGMENTATION, Augmentation
+from dlspark.data.card import card
 from dlspark.data.manifest import Manifest, read_manifest
 from dlspark.errors import ClusterError, DatasetError, TrackingError
 from dlspark.inspection.pictures import draw_confusion_matrix, draw_learning_curves
@@ -30,6 +32,7 @@ from dlspark.tracking.run import TrackedRun, require_reachable, start_run
 from dlspark.worker import build_network, run_training
 from pipelines.run_directory import RunDescription, claim_run_dir, new_run_dir, write_run_description
 from pipelines.run_model import first_image, log_run_model
+from pipelines.sheet import write_sheet
 from pipelines.stage import required
 
 if TYPE_CHECKING:
@@ -92,6 +95,7 @@ def run(config: Config, spark: SparkSession | None) -> TrainStageResult:
     )
     with _start(config, manifest, run_dir, spark) as tracked:
         write_run_description(run_dir, _describe(tracked, task))
+        _log_dataset(config, manifest, run_dir, tracked)
         with show_progress("train", "steps") as progress, follow_progress(run_dir, progress):
             result = _launch(config, task, spark)
         tracked.set_tags({"dlspark.precision": result.precision, "dlspark.device": result.device})
@@ -205,6 +209,19 @@ def _launch(config: Config, task: WorkerTask, spark: SparkSession | None) -> Tra
     )
     result: TrainResult = results[0]
     return result
+
+
+def _log_dataset(config: Config, manifest: Manifest, run_dir: str, tracked: TrackedRun) -> None:
+    """Show people what is trained on: the card, samples, and what was left out."""
+    dataset = config.dataset or ""
+    folder = storage.join(run_dir, "dataset")
+    storage.write_bytes(storage.join(folder, "card.txt"), card(dataset, manifest).encode())
+    left_out = {"by_reason": dict(manifest.refused), "by_class": dict(manifest.refused_by_class)}
+    storage.write_json(storage.join(folder, "quarantine.json"), left_out)
+    changes = NO_AUGMENTATION if config.augment.copies else Augmentation(**config.augment.changes)
+    write_sheet(dataset, manifest, changes, storage.join(folder, "samples.png"))
+    for name in ("card.txt", "quarantine.json", "samples.png"):
+        tracked.log_artifact(storage.join(folder, name), folder="dataset")
 
 
 def _log_pictures(run_dir: str, manifest: Manifest, result: TrainResult, tracked: TrackedRun) -> None:

@@ -1,70 +1,155 @@
 """Random changes to whole batches of training pixels, the same for a row wherever and whenever it is read.
 
 Each parameter is a hash of (seed, epoch, row id, operation), not a draw from a stream of random numbers: it
-does not depend on the number of ranks, the batch size, the thread or what was drawn before.
+does not depend on the number of ranks, the batch size, the thread or what was drawn before. The arithmetic of
+a row looks at that row only, with exact sums, so that its pixels do not depend on its batch either.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 _PAIR = 2
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Augmentation:
+    """Which random changes are made, in this order; the default makes none."""
+
+    crop_padding: int = 0
+    """Pad by so many black pixels on each side and crop back at a random place."""
+    mirror: bool = False
+    """Mirror left to right with probability 1/2."""
+    rotate_degrees: float = 0.0
+    """Rotate about the centre by up to so much either way, in [0, 180]; bilinear, black outside."""
+    colour: float = 0.0
+    """Brightness, contrast and (RGB) saturation are each scaled by a factor in [1 - colour, 1 + colour]."""
+    erase: float = 0.0
+    """Probability of one black rectangle of 2 to 20% of the area (random erasing, Zhong et al. 2017)."""
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether no pixel is ever changed."""
+        return self == NO_AUGMENTATION
+
+
+NO_AUGMENTATION = Augmentation()
 
 
 def augment(
     pixels: NDArray[np.uint8],
     row_ids: NDArray[np.int64],
+    augmentation: Augmentation,
     *,
     seed: int,
     epoch: int,
-    mirror: bool,
-    crop_padding: int,
 ) -> NDArray[np.uint8]:
-    """Return the batch after random crops, then mirroring.
+    """Return the batch after the random changes.
 
     Args:
         pixels: uint8 [b, H, W, C]; never changed.
         row_ids: int64 [b], >= 0.
+        augmentation: see there.
         seed: of the run, >= 0.
-        epoch: from 0.
-        mirror: mirror left to right with probability 1/2.
-        crop_padding: pad by so many black pixels on each side and crop back at a random place; 0: neither.
+        epoch: from 0; copies that ingest makes count as epochs -1, -2, ...
     """
-    if crop_padding:
-        side = np.uint64(2 * crop_padding + 1)
-        draw = hash_rows(row_ids, seed=seed, epoch=epoch, operation="crop")
-        pixels = _crop(pixels, draw % side, (draw >> np.uint64(32)) % side, crop_padding)
-    if mirror:
-        chosen = (hash_rows(row_ids, seed=seed, epoch=epoch, operation="mirror") % _PAIR).astype(bool)
+
+    def draw(operation: str) -> NDArray[np.uint64]:
+        return hash_rows(row_ids, seed=seed, epoch=epoch, operation=operation)
+
+    if augmentation.crop_padding:
+        pixels = _crop(pixels, draw("crop"), augmentation.crop_padding)
+    if augmentation.mirror:
+        chosen = (draw("mirror") % _PAIR).astype(bool)
         pixels = np.where(chosen[:, np.newaxis, np.newaxis, np.newaxis], pixels[:, :, ::-1], pixels)
+    if augmentation.rotate_degrees:
+        pixels = _rotate(pixels, (2 * _uniform(draw("rotate")) - 1) * augmentation.rotate_degrees)
+    if augmentation.colour:
+        strengths = [
+            1 + (2 * _uniform(draw(name)) - 1) * augmentation.colour
+            for name in ("brightness", "contrast", "saturation")
+        ]
+        pixels = _recolour(pixels, np.stack(strengths).astype(np.float32))
+    if augmentation.erase:
+        draws = [_uniform(draw(f"erase/{name}")) for name in ("chosen", "area", "aspect", "top", "left")]
+        pixels = _erase(pixels, np.stack(draws), augmentation.erase)
     return pixels
 
 
 def hash_rows(row_ids: NDArray[np.int64], *, seed: int, epoch: int, operation: str) -> NDArray[np.uint64]:
-    """Return a uniform uint64 [b] for each row: splitmix64 (Steele et al. 2014) of row id and hashed key."""
+    """Return a uniform uint64 [b] for each row: splitmix64 of row id and hashed key."""
     text = f"{seed}/{epoch}/{operation}"
     digest = hashlib.blake2b(text.encode(), digest_size=8, person=b"dlspark-augment").digest()
     key = np.frombuffer(digest, dtype="<u8")
-    return _splitmix64(_splitmix64(row_ids.astype(np.uint64)) ^ key)
+    return splitmix64(splitmix64(row_ids.astype(np.uint64)) ^ key)
 
 
-def _splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return splitmix64's finaliser (Steele et al. 2014) of each value: uint64, any shape."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.asarray(values ^ (values >> np.uint64(31)))
 
 
-def _crop(
-    pixels: NDArray[np.uint8], top: NDArray[np.uint64], left: NDArray[np.uint64], padding: int
-) -> NDArray[np.uint8]:
+def _uniform(draw: NDArray[np.uint64]) -> NDArray[np.float64]:
+    """Return float64 [b] in [0, 1)."""
+    return (draw >> np.uint64(11)) * 2.0**-53
+
+
+def _crop(pixels: NDArray[np.uint8], draw: NDArray[np.uint64], padding: int) -> NDArray[np.uint8]:
+    side = np.uint64(2 * padding + 1)
+    top, left = (draw % side).tolist(), ((draw >> np.uint64(32)) % side).tolist()
     height, width = pixels.shape[1:3]
     padded = np.pad(pixels, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     cropped = np.empty_like(pixels)
     # A loop of slices is faster than one gather by index arrays: it copies lines, not pixels.
-    for row, (y, x) in enumerate(zip(top.tolist(), left.tolist(), strict=True)):
+    for row, (y, x) in enumerate(zip(top, left, strict=True)):
         cropped[row] = padded[row, y : y + height, x : x + width]
     return cropped
+
+
+def _rotate(pixels: NDArray[np.uint8], degrees: NDArray[np.float64]) -> NDArray[np.uint8]:
+    rotated = np.empty_like(pixels)
+    for row, angle in enumerate(degrees.tolist()):
+        picture = Image.fromarray(pixels[row, :, :, 0] if pixels.shape[3] == 1 else pixels[row])
+        turned = np.asarray(picture.rotate(angle, Image.Resampling.BILINEAR))
+        rotated[row] = turned.reshape(pixels.shape[1:])
+    return rotated
+
+
+def _recolour(pixels: NDArray[np.uint8], strengths: NDArray[np.float32]) -> NDArray[np.uint8]:
+    brightness, contrast, saturation = strengths[:, :, np.newaxis, np.newaxis, np.newaxis]
+    values = pixels.astype(np.float32) * brightness
+    # The mean of the integers is exact, so it does not depend on the order of the sum.
+    num_values = math.prod(pixels.shape[1:])
+    mean = pixels.sum(axis=(1, 2, 3), dtype=np.int64).astype(np.float32) / np.float32(num_values)
+    mean = mean[:, np.newaxis, np.newaxis, np.newaxis] * brightness
+    values = mean + (values - mean) * contrast
+    if pixels.shape[3] > 1:
+        red, green, blue = np.moveaxis(values, 3, 0)
+        luma = (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue)[..., np.newaxis]
+        values = luma + (values - luma) * saturation
+    changed: NDArray[np.uint8] = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return changed
+
+
+def _erase(pixels: NDArray[np.uint8], draws: NDArray[np.float64], probability: float) -> NDArray[np.uint8]:
+    height, width = pixels.shape[1:3]
+    erased = pixels.copy()
+    for row in np.flatnonzero(draws[0] < probability).tolist():
+        _, area, aspect, top, left = draws[:, row].tolist()
+        num_pixels = height * width * (0.02 + 0.18 * area)
+        ratio = math.exp((2 * aspect - 1) * math.log(10 / 3))
+        tall = min(max(round(math.sqrt(num_pixels * ratio)), 1), height)
+        wide = min(max(round(math.sqrt(num_pixels / ratio)), 1), width)
+        y, x = int(top * (height - tall + 1)), int(left * (width - wide + 1))
+        erased[row, y : y + tall, x : x + wide] = 0
+    return erased

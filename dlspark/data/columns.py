@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from dlspark.contracts import ImageFormat
-from dlspark.data.images import decode_png
+from dlspark.data.images import decode_stored
 from dlspark.data.parquet_file import Storage, npy_header
 from dlspark.errors import DatasetError
 
@@ -50,7 +50,7 @@ def pixels_of(columns: FileColumns, image: ImageFormat, form: Storage, *, where:
     pixels = np.empty((len(columns.row_ids), *shape), dtype=np.uint8)
     for row, data in enumerate(columns.images):
         try:
-            pixels[row] = decode_png(data.as_py())
+            pixels[row] = decode_stored(data.as_py())
         except (OSError, SyntaxError, ValueError) as error:
             raise DatasetError(
                 f"row {row} (row id {columns.row_ids[row]}) of a file is no PNG image of the dataset's shape",

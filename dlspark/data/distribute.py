@@ -1,63 +1,158 @@
-"""The Spark side of writing: images in the order of their row ids, cut into files, each written by one task.
+"""The Spark side of writing: each listed image goes to the file of its row id, each file to one task.
 
-The functions that tasks run are here and not in `ingest`, so that a Python worker imports what it needs and
-no more: the imports of the driver (Petastorm, pandas) would cost each new worker a second.
+One job with one shuffle of names and numbers writes all files; a second, tiny shuffle of hashes finds the
+images with the same bytes. The functions that tasks run are here and not in `ingest`, so that a Python worker
+imports what it needs and no more: the imports of the driver (Petastorm, pandas) would cost it a second.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 from pyspark import RDD
 
-from dlspark.contracts import SPLITS, Split
+from dlspark.data.duplicates import Drop, drop_rows, find_duplicates, hashes_of
 from dlspark.data.layout import Layout
-from dlspark.data.parquet_file import FileReport, Row, WriteSettings, write_file
-from dlspark.data.sources import SourceFile, is_image
-from dlspark.data.split import row_id_of
+from dlspark.data.listing import Part, copy_ids, splits_of
+from dlspark.data.parquet_file import FileReport
+from dlspark.data.sources.source import SourceImage
+from dlspark.data.split import SplitRule
+from dlspark.data.write_file import PlacedRow, WriteSettings, write_file
 
-_ROWS_PER_SORT_TASK = 100_000
-_ROW_ID_BITS = 63
+_ROWS_PER_REDUCER = 500_000
+
+Written = FileReport | Drop
 
 
 def write_files(
-    files: RDD[SourceFile], layout: Layout, settings: WriteSettings, split: Callable[[str], Split]
-) -> RDD[FileReport]:
-    """Return the reports of all files; collecting them writes the files, in `layout.num_tasks` tasks.
+    listing: RDD[Part],
+    layout: Layout,
+    rule: SplitRule,
+    settings: WriteSettings,
+    *,
+    find_same: bool,
+) -> RDD[Written]:
+    """Return the reports of all files, then the rows that must leave them; collecting them writes the files.
 
     Args:
-        files: a listing, in which what is no image is left out.
-        layout: of its images.
+        listing: of the source.
+        layout: of its images and their copies.
+        rule: of the splits.
         settings: see there.
-        split: the split of a key; picklable.
+        find_same: look for images with the same bytes.
     """
-    # One sort task needs no sample of the keys and no count: three Spark jobs less where they cost most.
-    num_sort_tasks = -(-sum(layout.rows.values()) // _ROWS_PER_SORT_TASK)
-    ordered = (
-        files.filter(is_image).map(partial(_key, split)).sortByKey(numPartitions=num_sort_tasks, keyfunc=int)  # type: ignore[type-var] # int has an order
+    placed = listing.flatMap(partial(_place, layout=layout, rule=rule, copies=_num_copies(settings)))
+    num_reducers = 1 + sum(layout.rows) // _ROWS_PER_REDUCER
+    written = placed.partitionBy(layout.num_tasks, int).mapPartitions(
+        partial(_write_partition, layout, settings, num_reducers if find_same else 0)
     )
-    numbered: RDD[tuple[int, Row]] = ordered.zipWithIndex().map(partial(_number, layout))
-    placed = numbered.partitionBy(layout.num_tasks, layout.task_of)
-    return placed.mapPartitions(partial(_write_partition, layout, settings))
+    if not find_same:
+        return written.values()
+    return written.partitionBy(num_reducers, int).mapPartitions(_reduce)
 
 
-def _key(split: Callable[[str], Split], file: SourceFile) -> tuple[int, SourceFile]:
-    """Put the place of a file in the order of (split, row id) before it, as one integer."""
-    return SPLITS.index(split(file.key)) << _ROW_ID_BITS | row_id_of(file.key), file
+def count_drops(written: RDD[Written]) -> RDD[FileReport | int]:
+    """Return the reports, and how many rows must leave their files: the driver needs no more of those."""
+    return written.mapPartitions(_count_drops)
 
 
-def _number(layout: Layout, placed: tuple[tuple[int, SourceFile], int]) -> tuple[int, Row]:
-    (key, file), position = placed
-    return layout.file_of(position), Row(key % (1 << _ROW_ID_BITS), SourceFile(*file))
+def rewrite_files(
+    written: RDD[Written], reports: Mapping[int, FileReport], layout: Layout, settings: WriteSettings
+) -> RDD[tuple[int, FileReport]]:
+    """Return new reports of the files that rows must leave, by file; collecting them writes those files.
+
+    Args:
+        written: from `write_files`.
+        reports: of the files as they are now, by file.
+        layout: they were written with.
+        settings: they were written with.
+    """
+    drops = written.flatMap(_drops_by_file).groupByKey(layout.num_tasks, int)
+    return drops.map(partial(_rewrite, reports, layout, settings))
+
+
+def _count_drops(written: Iterable[Written]) -> Iterator[FileReport | int]:
+    num_drops = 0
+    for one in written:
+        if isinstance(one, FileReport):
+            yield one
+        else:
+            num_drops += 1
+    yield num_drops
+
+
+def _drops_by_file(one: Written) -> Iterator[tuple[int, Drop]]:
+    if not isinstance(one, FileReport):
+        yield one.file, one
+
+
+def _rewrite(
+    reports: Mapping[int, FileReport],
+    layout: Layout,
+    settings: WriteSettings,
+    grouped: tuple[int, Iterable[Drop]],
+) -> tuple[int, FileReport]:
+    file, drops = grouped
+    return file, drop_rows(drops, reports[file], layout.place(file), settings)
+
+
+def _num_copies(settings: WriteSettings) -> int:
+    return settings.copies.copies if settings.copies else 0
+
+
+def _place(
+    listed: Part, *, layout: Layout, rule: SplitRule, copies: int
+) -> Iterator[tuple[int, tuple[pa.RecordBatch, NDArray[np.int32], int, list[int]]]]:
+    """Yield, by task, rows of the batch, their files, the number of their copy (0: originals), their ids."""
+    batch = listed.batch
+    splits = splits_of(batch, rule)
+    train = np.flatnonzero(splits == 0)
+    row_ids = batch["row_id"].to_numpy()
+    groups = [(np.arange(batch.num_rows), 0, row_ids)]
+    groups += [
+        (train, copy, np.array(ids, dtype=np.int64))
+        for copy, ids in enumerate(copy_ids(batch, splits, copies), start=1)
+    ]
+    for rows, copy, ids in groups:
+        files = layout.file_of(splits[rows], ids)
+        tasks = files.astype(np.int64) * layout.num_tasks // layout.num_files
+        for task in np.unique(tasks).tolist():
+            chosen = np.flatnonzero(tasks == task)
+            part = batch.take(pa.array(rows[chosen]))
+            yield task, (part, files[chosen], copy, ids[chosen].tolist())
 
 
 def _write_partition(
-    layout: Layout, settings: WriteSettings, rows: Iterable[tuple[int, Row]]
-) -> Iterator[FileReport]:
-    files: defaultdict[int, list[Row]] = defaultdict(list)
-    for file, row in rows:
-        files[file].append(row)
+    layout: Layout, settings: WriteSettings, num_reducers: int, parts: Iterable[tuple[int, Any]]
+) -> Iterator[tuple[int, FileReport | pa.RecordBatch]]:
+    files: defaultdict[int, list[PlacedRow]] = defaultdict(list)
+    for _, (batch, numbers, copy, row_ids) in parts:
+        names = ("key", "label", "num_bytes", "version", "content", "row_id")
+        columns = [batch[name].to_pylist() for name in names]
+        for file, row_id, (*image, parent_id) in zip(
+            numbers.tolist(), row_ids, zip(*columns, strict=True), strict=True
+        ):
+            key, label, num_bytes, version, content = image
+            listed = SourceImage(key, label, num_bytes, version, content=content)
+            files[file].append(PlacedRow(row_id, parent_id, copy, listed))
     for file in sorted(files):
-        yield write_file(files.pop(file), layout.place(file), settings)
+        report, rows = write_file(files.pop(file), layout.place(file), settings)
+        if num_reducers:
+            yield from hashes_of(rows, file, num_reducers)
+        yield file % max(num_reducers, 1), report
+
+
+def _reduce(parts: Iterable[tuple[int, FileReport | pa.RecordBatch]]) -> Iterator[Written]:
+    batches = []
+    for _, part in parts:
+        if isinstance(part, FileReport):
+            yield part
+        else:
+            batches.append(part)
+    yield from find_duplicates(batches)

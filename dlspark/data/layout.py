@@ -1,16 +1,28 @@
-"""Which Parquet file each row goes to: arithmetic on positions in the order of the row ids.
+"""Which Parquet file each row goes to: a function of its row id, without sorting any row.
 
 Row ids are hashes, so their order is a shuffle of all rows, and cutting it into near-equal runs gives files
-that are each a random sample. Where there are enough rows a split has a multiple of `num_streams` files, so
-that the canonical streams of the plan are equally long.
+that are each a random sample. The runs are cut at the borders of fine buckets of the ids, from the number of
+rows in each bucket: exact to one bucket, for the price of one count. Where there are enough rows a split has
+a multiple of `num_streams` files, so that the canonical streams of the plan are equally long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dlspark.contracts import SPLITS, Split
+
+NUM_BUCKETS = 2**14
+_BUCKET_SHIFT = 63 - 14
+
+
+def bucket_of(row_ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the buckets, in [0, NUM_BUCKETS), of row ids in [0, 2^63)."""
+    return row_ids >> _BUCKET_SHIFT
 
 
 def num_files_of(rows: int, *, row_bytes: int, file_bytes: int, num_streams: int) -> int:
@@ -41,27 +53,25 @@ class FilePlace:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Layout:
-    """The files of all splits; rows and files are numbered through in the order train, val, test."""
+    """The files of all splits, numbered through in the order train, val, test."""
 
-    rows: Mapping[Split, int]
-    files: Mapping[Split, int]
+    rows: tuple[int, ...]
+    """By split, in the order of SPLITS."""
+    files: tuple[int, ...]
+    """By split. A file that no row falls into is not written."""
+    file_of_bucket: NDArray[np.int32]
+    """int32 [number of SPLITS, NUM_BUCKETS]: number of the file."""
     num_tasks: int
     """Spark tasks that write the files; small files share one. At most `num_files`."""
 
     @property
     def num_files(self) -> int:
         """Files of all splits."""
-        return sum(self.files.values())
+        return sum(self.files)
 
-    def file_of(self, position: int) -> int:
-        """Return the number of the file of the row at `position` in the order of (split, row id)."""
-        first_file = 0
-        for split in SPLITS:
-            if position < self.rows[split]:
-                return first_file + position * self.files[split] // self.rows[split]
-            position -= self.rows[split]
-            first_file += self.files[split]
-        raise IndexError(f"position {position} is past the last row")
+    def file_of(self, splits: NDArray[np.int8], row_ids: NDArray[np.int64]) -> NDArray[np.int32]:
+        """Return the numbers of the files of n rows: int32 [n] from int8 [n] and int64 [n]."""
+        return self.file_of_bucket[splits, bucket_of(row_ids)]
 
     def task_of(self, file: int) -> int:
         """Return the task that writes a file."""
@@ -69,8 +79,33 @@ class Layout:
 
     def place(self, file: int) -> FilePlace:
         """Return split and index of a file by its number."""
-        for split in SPLITS:
-            if file < self.files[split]:
+        for split, number in zip(SPLITS, self.files, strict=True):
+            if file < number:
                 return FilePlace(split=split, index=file)
-            file -= self.files[split]
+            file -= number
         raise IndexError(f"there is no file {file}")
+
+
+def cut(bucket_rows: NDArray[np.int64], files: Sequence[int], *, num_tasks: int) -> Layout:
+    """Cut the rows of each split into near-equal runs of their row ids.
+
+    Args:
+        bucket_rows: int64 [number of SPLITS, NUM_BUCKETS], rows.
+        files: of each split.
+        num_tasks: see Layout.
+    """
+    file_of_bucket = np.zeros(bucket_rows.shape, dtype=np.int32)
+    first_file = 0
+    for split, (rows, number) in enumerate(zip(bucket_rows, files, strict=True)):
+        total = int(rows.sum())
+        if total:
+            # A bucket goes to the file that the middle of its rows falls into.
+            middle = 2 * np.cumsum(rows) - rows
+            file_of_bucket[split] = first_file + np.minimum(middle * number // (2 * total), number - 1)
+        first_file += number
+    return Layout(
+        rows=tuple(int(rows.sum()) for rows in bucket_rows),
+        files=tuple(files),
+        file_of_bucket=file_of_bucket,
+        num_tasks=num_tasks,
+    )

@@ -1,4 +1,4 @@
-"""The accounts of an ingest: every listed image is written or quarantined, no row id is there twice.
+"""The accounts of an ingest: every listed image is written, deduplicated or quarantined, no row id is twice.
 
 These checks stand between the files that the tasks wrote and the manifest that publishes them.
 """
@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from dlspark.contracts import SPLITS
+from dlspark.data.listing import Survey
 from dlspark.data.manifest import Counts
-from dlspark.data.parquet_file import FileReport, Quarantined
-from dlspark.data.sources import Listing
+from dlspark.data.parquet_file import FileReport
+from dlspark.data.quarantine import DUPLICATE
 from dlspark.errors import SourceError
 
 _NUM_EXAMPLES = 3
@@ -23,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 def check_reports(
     reports: Sequence[FileReport],
-    listing: Listing,
+    survey: Survey,
     classes: Sequence[str],
     max_quarantined: float,
     source: str,
@@ -32,34 +33,57 @@ def check_reports(
 
     Args:
         reports: of all files.
-        listing: of the same source, made before.
+        survey: of the same source, made before.
         classes: names by label.
-        max_quarantined: share of the listed images, in [0, 1].
+        max_quarantined: share of the listed images, in [0, 1]; duplicates do not count as quarantined.
         source: URL, for the messages.
 
     Raises:
         SourceError: the numbers do not add up, a row id is there twice, too many images were quarantined, or
             a class or the train split lost all of its images.
     """
-    written = sum(report.rows for report in reports)
-    quarantined = [row for report in reports for row in report.quarantined]
-    if listing.num_images != written + len(quarantined):
+    reasons = refused_by_reason(reports)
+    deduplicated = reasons[DUPLICATE]
+    quarantined = reasons.total() - deduplicated
+    copies = sum(report.num_copies for report in reports)
+    written = sum(report.rows for report in reports) - copies
+    if survey.num_images != written + quarantined + deduplicated:
         raise SourceError(
             "the source changed while it was read",
-            got=f"{listing.num_images} images listed, {written} written, {len(quarantined)} quarantined",
+            got=f"{survey.num_images} images listed, {written} written, {quarantined} quarantined, "
+            f"{deduplicated} deduplicated",
             where=source,
             fix="run ingest again when nothing writes to the source",
         )
     _require_unique(reports, source)
-    _require_few(quarantined, listing.num_images, max_quarantined, source)
+    examples = sorted(example for report in reports for example in report.examples)
+    num_open = quarantined - sum(report.num_accepted for report in reports)
+    if num_open > max_quarantined * survey.num_images:
+        raise _too_many(
+            num_open, reasons, examples, listed=survey.num_images, allowed=max_quarantined, source=source
+        )
     _require_classes(reports, classes, source)
-    for row in quarantined[:_NUM_EXAMPLES]:
-        _log.warning("quarantined %s: %s, %s", row.key, row.reason, row.message)
-    return Counts(listed=listing.num_images, written=written, quarantined=len(quarantined), deduplicated=0)
+    for key, reason, message in examples[:_NUM_EXAMPLES]:
+        _log.warning("%s %s: %s", "left out" if reason == DUPLICATE else "quarantined", key, message)
+    return Counts(
+        listed=survey.num_images,
+        written=written,
+        quarantined=quarantined,
+        deduplicated=deduplicated,
+        copies=copies,
+    )
+
+
+def refused_by_reason(reports: Sequence[FileReport]) -> Counter[str]:
+    """Return the rows of the quarantine table by reason, the most frequent first."""
+    total: Counter[str] = Counter()
+    for report in reports:
+        total.update(report.num_refused)
+    return Counter(dict(total.most_common()))
 
 
 def _require_unique(reports: Sequence[FileReport], source: str) -> None:
-    repeated = [pair for report in reports for pair in report.repeated]
+    repeated = [report.repeated for report in reports if report.repeated]
     for split in SPLITS:
         files = sorted(
             (report for report in reports if report.split == split and report.rows), key=lambda r: r.index
@@ -69,31 +93,42 @@ def _require_unique(reports: Sequence[FileReport], source: str) -> None:
             for a, b in pairwise(files)
             if a.max_row_id >= b.min_row_id
         ]
-    if repeated:
-        first, second = repeated[0]
-        raise SourceError(
-            "two images have the same row id, a hash of their path",
-            got=f"{first} and {second}",
-            where=source,
-            fix="rename one of the two files",
-        )
-
-
-def _require_few(
-    quarantined: Sequence[Quarantined], listed: int, max_quarantined: float, source: str
-) -> None:
-    if len(quarantined) <= max_quarantined * listed:
+    if not repeated:
         return
-    reasons = Counter(row.reason for row in quarantined)
+    first, second = repeated[0]
+    if first == second:
+        raise SourceError(
+            "the source names an image twice",
+            got=first,
+            where=source,
+            fix="take one of the two lines out of the list",
+        )
+    raise SourceError(
+        "two images have the same row id, a hash of their key",
+        got=f"{first} and {second}",
+        where=source,
+        fix="rename one of the two files",
+    )
+
+
+def _too_many(
+    num_open: int,
+    reasons: Counter[str],
+    examples: Sequence[tuple[str, str, str]],
+    *,
+    listed: int,
+    allowed: float,
+    source: str,
+) -> SourceError:
     counts = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common())
-    examples = "; ".join(f"{row.key}: {row.message}" for row in sorted(quarantined)[:_NUM_EXAMPLES])
+    shown = [f"{key}: {message}" for key, reason, message in examples if reason != DUPLICATE]
     fix = "repair or take away the images, or raise data.max_quarantined"
     if reasons["wrong_size"]:
         fix = f"set image.size so that all images are resized to one size, or {fix}"
-    raise SourceError(
-        f"too many images cannot be used, such as {examples}",
-        got=f"{len(quarantined)} of {listed} ({counts})",
-        allowed=f"a share of {max_quarantined:g} (data.max_quarantined)",
+    return SourceError(
+        f"too many images cannot be used, such as {'; '.join(shown[:_NUM_EXAMPLES])}",
+        got=f"{num_open} of {listed} ({counts})",
+        allowed=f"a share of {allowed:g} (data.max_quarantined)",
         where=source,
         fix=fix,
     )

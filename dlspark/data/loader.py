@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from dlspark import storage
 from dlspark.contracts import Batch, Split
-from dlspark.data.augment import augment
+from dlspark.data.augment import NO_AUGMENTATION, Augmentation, augment
 from dlspark.data.columns import pixels_of
 from dlspark.data.manifest import FileEntry, Manifest
 from dlspark.data.normalise import normalise
@@ -42,8 +42,7 @@ def open_split(
     rank: int,
     num_ranks: int,
     shuffle: bool,
-    mirror: bool = False,
-    crop_padding: int = 0,
+    augmentation: Augmentation = NO_AUGMENTATION,
     reader: Reader = "petastorm",
     prefetch_batches: int,
 ) -> Loader:
@@ -58,8 +57,7 @@ def open_split(
         rank: in [0, num_ranks).
         num_ranks: the ranks that share the split.
         shuffle: another order in each epoch, for training; False for evaluation.
-        mirror: see `augment`.
-        crop_padding: see `augment`.
+        augmentation: random changes to the pixels, another draw in each epoch.
         reader: who reads the Parquet files; both give the same batches.
         prefetch_batches: batches that are prepared ahead, > 0.
 
@@ -93,13 +91,13 @@ def open_split(
         num_ranks=num_ranks,
         shuffle=shuffle,
     )
-    change = partial(augment, seed=seed, mirror=mirror, crop_padding=crop_padding)
+    change = partial(augment, augmentation=augmentation, seed=seed)
     return Loader(
         dataset=dataset,
         manifest=manifest,
         files=entry.files,
         plan=plan,
-        change=change if mirror or crop_padding else None,
+        change=None if augmentation.is_identity else change,
         reader=reader,
         prefetch_batches=prefetch_batches,
     )

@@ -19,9 +19,8 @@ from dlspark.contracts import SPLITS, Preprocessing, Split
 from dlspark.errors import DatasetError
 
 MANIFEST_NAME = "_dlspark_manifest.json"
-MARKER_NAME = "_dlspark_ingest.json"
-QUARANTINE_NAME = "_quarantine"
-VERSION = 1
+MARKER_PREFIX = "_dlspark_ingest-"
+VERSION = 2
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +33,8 @@ class FileEntry:
     """Relative to the dataset."""
     rows: int
     num_bytes: int
-    sha256: str
+    checksum: str
+    """XXH3 of the file, 32 hexadecimal digits."""
     min_row_id: int
     max_row_id: int
 
@@ -51,12 +51,14 @@ class SplitEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Counts:
-    """The ledger: listed = written + quarantined + deduplicated."""
+    """The ledger: listed = written + quarantined + deduplicated. Augmented copies stand beside it."""
 
     listed: int
     written: int
     quarantined: int
     deduplicated: int
+    copies: int = 0
+    """Rows that are augmented copies of written training images."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,18 +67,34 @@ class Manifest:
 
     fingerprint: str
     """32 hexadecimal digits over row ids, labels and pixels, by split and class."""
+    fingerprint_sums: Mapping[Split, Mapping[str, str]]
+    """What it is made of: by split and label, the sum of the row hashes, 32 hexadecimal digits."""
     classes: tuple[str, ...]
-    """Names by label, sorted."""
+    """Names by label; sorted, unless data.classes gave them."""
     preprocessing: Preprocessing
     storage: Literal["raw", "encoded"]
+    """raw: numpy's save format; encoded: PNG, or PNG and JPEG files as they came."""
     num_streams: int
     counts: Counts
     splits: Mapping[Split, SplitEntry]
+    refused: Mapping[str, int]
+    """Images of the quarantine table by reason."""
+    refused_by_class: Mapping[str, int]
+    """Images of the quarantine table by class name; without a class under the empty name."""
+    quarantine_files: tuple[str, ...]
+    """Relative to the dataset."""
+    sizes: tuple[tuple[int, int, int], ...]
+    """Height, width, number: originals by upright size in pixels, each rounded down to a power of two."""
     source: str
     """URL of the images."""
-    split_seed: int
-    val_share: float
-    test_share: float
+    source_digest: str
+    """32 hexadecimal digits over key, length, version, class and split of every listed image."""
+    settings: Mapping[str, Any]
+    """What decides the rows and their pixels."""
+    request: Mapping[str, Any]
+    """The configuration of the ingest, so that it can be run again."""
+    attempt: str
+    """Id of the ingest, a part of the names of its files."""
 
     @property
     def file_paths(self) -> list[str]:
@@ -103,6 +121,8 @@ class Manifest:
             "preprocessing": Preprocessing.from_json(values["preprocessing"]),
             "counts": Counts(**values["counts"]),
             "splits": splits,
+            "quarantine_files": tuple(_inside(path) for path in values["quarantine_files"]),
+            "sizes": tuple((height, width, number) for height, width, number in values["sizes"]),
         }
         return cls(**fields)
 
@@ -167,24 +187,23 @@ def channel_statistics(
 
 
 def _split_entry(values: Mapping[str, Any]) -> SplitEntry:
-    files = tuple(FileEntry(**entry) for entry in values["files"])
-    for file in files:
-        if posixpath.isabs(file.path) or ".." in file.path.split("/") or ":" in file.path:
-            raise ValueError(f"the file {file.path} lies outside the dataset")
+    files = tuple(FileEntry(**{**entry, "path": _inside(entry["path"])}) for entry in values["files"])
     return SplitEntry(rows=values["rows"], class_rows=tuple(values["class_rows"]), files=files)
+
+
+def _inside(path: str) -> str:
+    if posixpath.isabs(path) or ".." in path.split("/") or ":" in path:
+        raise ValueError(f"the file {path} lies outside the dataset")
+    return path
 
 
 def _missing(where: str) -> DatasetError:
     names = storage.list_names(where)
-    if MARKER_NAME in names or any(name.startswith("split=") for name in names):
-        begun = "at an unknown time"
-        if MARKER_NAME in names:
-            begun = storage.read_json(storage.join(where, MARKER_NAME)).get("started", begun)
+    if any(name.startswith((MARKER_PREFIX, "split=")) for name in names):
         return DatasetError(
             "the dataset is half-written: it has no manifest, so an ingest has not published it",
-            got=f"begun {begun}",
             where=where,
-            fix="wait if that ingest is running, else run ingest again with overwrite=true",
+            fix="wait if that ingest is running, else run it again: it completes the dataset",
         )
     return DatasetError(
         "there is no dataset",

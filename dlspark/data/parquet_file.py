@@ -1,19 +1,16 @@
-"""One Spark task writes one Parquet file: it reads, decodes and stores the images of its rows, and reports.
+"""The Parquet files of a dataset: their columns, and the rows of one file on their way from pixels to disk.
 
-The columns are row_id (int64), key (string), label (int32) and image (binary), in one row group, sorted by
-row id. `image` is either numpy's save format (storage raw: for one shape a constant header, then the pixels,
-so that a column is one strided array) or a PNG file (storage encoded). A worker holds the rows of one file.
+A file is one row group, sorted by row id. `image` is either numpy's save format (storage raw: for one shape a
+constant header, then the pixels, so that a column is one strided array) or a PNG or JPEG file (storage
+encoded). The other columns say where each row comes from, for people and for the next ingest.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import logging
-import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -21,14 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from PIL import Image
 
 from dlspark import storage
 from dlspark.contracts import ImageFormat, Split
-from dlspark.data.fingerprint import add_sums, hash_row
-from dlspark.data.images import ImageError, decode_image, encode_png
+from dlspark.data.fingerprint import hash_bytes, sum_by_class
 from dlspark.data.layout import FilePlace
-from dlspark.data.sources import SourceFile
-from dlspark.errors import SourceError
 
 SCHEMA = pa.schema(
     [
@@ -36,56 +31,49 @@ SCHEMA = pa.schema(
         pa.field("key", pa.string(), nullable=False),
         pa.field("label", pa.int32(), nullable=False),
         pa.field("image", pa.binary(), nullable=False),
+        pa.field("parent_id", pa.int64(), nullable=False),
+        pa.field("pixel_hash", pa.binary(), nullable=False),
+        pa.field("source_hash", pa.binary(), nullable=False),
+        pa.field("source_bytes", pa.int64(), nullable=False),
+        pa.field("source_version", pa.int64(), nullable=False),
+        pa.field("source_height", pa.int32(), nullable=False),
+        pa.field("source_width", pa.int32(), nullable=False),
     ]
 )
+"""parent_id: row id of the image that this is an augmented copy of, its own for an original; pixel_hash: XXH3
+of the uint8 [H, W, C] pixels; source_hash, source_bytes, source_version: of the file it was decoded from
+(XXH3, length, modification time in ns or a hash); source_height, source_width: its upright size in pixels."""
 
 Storage = Literal["raw", "encoded"]
 
-_READ_ATTEMPTS = 4
-_FIRST_WAIT_SECONDS = 0.1
-
-_log = logging.getLogger(__name__)
+_UNCOMPRESSED = ("row_id", "image", "pixel_hash", "source_hash")
 
 
-class Row(NamedTuple):
-    """An image on its way into a file."""
+class Provenance(NamedTuple):
+    """Where a row comes from; see SCHEMA."""
 
-    row_id: int
-    file: SourceFile
-
-
-class Quarantined(NamedTuple):
-    """An image that was refused."""
-
-    key: str
-    path: str
-    num_bytes: int
-    reason: str
-    message: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class WriteSettings:
-    """What all files of a dataset have in common."""
-
-    dataset: str
-    image: ImageFormat
-    storage: Storage
-    max_image_bytes: int
-    max_image_pixels: int
+    parent_id: int
+    source_hash: bytes
+    source_bytes: int
+    source_version: int
+    source_height: int
+    source_width: int
 
 
 @dataclass(kw_only=True, slots=True)
 class FileReport:
-    """What a task did; plain values for the driver."""
+    """What a task did; plain values for the driver, which grow with the classes and not with the rows."""
 
     split: Split
     index: int
     path: str | None = None
-    """Relative to the dataset; None where every image was refused and there is no file."""
+    """Relative to the dataset; None where no row is left and there is no file."""
     num_bytes: int = 0
-    sha256: str = ""
+    checksum: str = ""
+    """XXH3 of the file, 32 hexadecimal digits."""
     rows: int = 0
+    num_copies: int = 0
+    """Of the rows, those that are augmented copies."""
     min_row_id: int = -1
     max_row_id: int = -1
     class_rows: Counter[int] = field(default_factory=Counter)
@@ -95,9 +83,22 @@ class FileReport:
     """Sum of the pixel values, by channel."""
     channel_squares: tuple[int, ...] = ()
     """Sum of their squares, by channel."""
-    quarantined: list[Quarantined] = field(default_factory=list)
-    repeated: list[tuple[str, str]] = field(default_factory=list)
-    """Pairs of keys that have the same row id."""
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    """Originals by upright source height and width, each rounded down to a power of two."""
+    num_decoded: int = 0
+    """Originals and copies that were decoded from the source, not taken over from an earlier dataset."""
+    num_refused: Counter[str] = field(default_factory=Counter)
+    """Refused originals by reason."""
+    num_accepted: int = 0
+    """Of them, those that a person has settled."""
+    class_refused: Counter[int] = field(default_factory=Counter)
+    """Refused originals by label; -1: without one."""
+    examples: list[tuple[str, str, str]] = field(default_factory=list)
+    """Key, reason and message of the first refused originals."""
+    quarantine_paths: list[str] = field(default_factory=list)
+    """Of the file's parts of the quarantine table, relative to the dataset."""
+    repeated: tuple[str, str] | None = None
+    """Keys of two images with the same row id."""
 
 
 def npy_header(shape: tuple[int, ...]) -> bytes:
@@ -107,104 +108,129 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
     return target.getvalue()[: -int(np.prod(shape))]
 
 
-def write_file(rows: Iterable[Row], place: FilePlace, settings: WriteSettings) -> FileReport:
-    """Write one file under a name that no other attempt has, and report it.
+class FileRows:
+    """The rows of one file, appended in the order of their row ids; raw pixels are laid out as stored."""
+
+    def __init__(self, capacity: int, image: ImageFormat, form: Storage) -> None:
+        """Make room for at most `capacity` rows."""
+        self.shape = (image.height, image.width, image.channels)
+        self.form = form
+        header = npy_header(self.shape)
+        self._header_bytes = len(header)
+        self._buffer = np.empty((capacity, len(header) + int(np.prod(self.shape))), dtype=np.uint8)
+        self._buffer[:, : len(header)] = np.frombuffer(header, dtype=np.uint8)
+        self._encoded: list[bytes] = []
+        self.row_ids: list[int] = []
+        self.keys: list[str] = []
+        self.labels: list[int] = []
+        self.pixel_hashes: list[bytes] = []
+        self.provenance: list[Provenance] = []
+
+    def append(
+        self,
+        row_id: int,
+        key: str,
+        label: int,
+        pixels: NDArray[np.uint8],
+        provenance: Provenance,
+        *,
+        encoded: bytes = b"",
+    ) -> None:
+        """Add a row; its pixels (uint8 [H, W, C]) are copied. `encoded` is what storage encoded stores."""
+        target = self._buffer[len(self.row_ids), self._header_bytes :]
+        target[:] = pixels.reshape(-1)
+        if self.form == "encoded":
+            self._encoded.append(encoded)
+        self.row_ids.append(row_id)
+        self.keys.append(key)
+        self.labels.append(label)
+        self.pixel_hashes.append(hash_bytes(target))
+        self.provenance.append(provenance)
+
+    def table(self) -> pa.Table:
+        """Return the rows as a table of SCHEMA; raw images are not copied."""
+        columns = [self.row_ids, self.keys, self.labels, self._images()]
+        provenance = dict(zip(Provenance._fields, zip(*self.provenance, strict=True), strict=True))
+        columns += [
+            provenance["parent_id"],
+            self.pixel_hashes,
+            *(provenance[name] for name in Provenance._fields[1:]),
+        ]
+        arrays = [pa.array(values, type=field.type) for values, field in zip(columns, SCHEMA, strict=True)]
+        return pa.table(arrays, schema=SCHEMA)
+
+    def channel_sums(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the sums of the pixel values and of their squares, exactly, by channel."""
+        height, width, channels = self.shape
+        rows = len(self.row_ids)
+        pixels = np.ascontiguousarray(self._buffer[:rows, self._header_bytes :])
+        mode = "L" if channels == 1 else "RGB"
+        counts = Image.frombuffer(mode, (width, rows * height), pixels, "raw", mode, 0, 1).histogram()
+        by_channel = [counts[256 * channel : 256 * (channel + 1)] for channel in range(channels)]
+        return (
+            tuple(sum(value * number for value, number in enumerate(part)) for part in by_channel),
+            tuple(sum(value * value * number for value, number in enumerate(part)) for part in by_channel),
+        )
+
+    def _images(self) -> pa.Array | list[bytes]:
+        if self.form == "encoded":
+            return self._encoded
+        rows, stride = len(self.row_ids), self._buffer.shape[1]
+        offsets = np.arange(rows + 1, dtype=np.int32) * np.int32(stride)
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(self._buffer)]
+        return pa.BinaryArray.from_buffers(pa.binary(), rows, buffers)
+
+
+def store_rows(rows: FileRows, place: FilePlace, *, dataset: str, attempt: str) -> FileReport:
+    """Write the rows to a file whose name no other attempt has, and report it; no rows, no file.
 
     Args:
-        rows: the rows of this file, in any order.
+        rows: in the order of their row ids.
         place: split and index of the file.
-        settings: see there.
-
-    Raises:
-        SourceError: an image file cannot be read, after several attempts.
+        dataset: URL.
+        attempt: id of the ingest, a part of the name.
     """
     report = FileReport(split=place.split, index=place.index)
-    shape = (settings.image.height, settings.image.width, settings.image.channels)
-    header = npy_header(shape)
-    columns: dict[str, list[object]] = {name: [] for name in SCHEMA.names}
-    sums = np.zeros(settings.image.channels, dtype=np.uint64)
-    squares = np.zeros_like(sums)
-    last: Row | None = None
-    for row in sorted(rows):
-        if last is not None and last.row_id == row.row_id:
-            report.repeated.append((last.file.key, row.file.key))
-        last = row
-        try:
-            pixels = _decode(row.file, settings)
-        except ImageError as error:
-            report.quarantined.append(
-                Quarantined(row.file.key, row.file.path, row.file.num_bytes, error.reason, error.message)
-            )
-            continue
-        _count(report, row, pixels)
-        values = pixels.reshape(-1, settings.image.channels).astype(np.uint16)
-        sums += values.sum(axis=0, dtype=np.uint64)
-        squares += (values * values).sum(axis=0, dtype=np.uint64)
-        image = header + pixels.tobytes() if settings.storage == "raw" else encode_png(pixels)
-        for name, value in zip(SCHEMA.names, (row.row_id, row.file.key, row.file.label, image), strict=True):
-            columns[name].append(value)
-    report.channel_sums = tuple(int(value) for value in sums)
-    report.channel_squares = tuple(int(value) for value in squares)
-    if report.rows:
-        _store(pa.table(columns, schema=SCHEMA), report, settings.dataset)
+    if not rows.row_ids:
+        return report
+    data = _parquet(rows.table())
+    # A repeated or speculative task writes beside this file, never over it: the manifest names one.
+    name = f"part-{place.index:05d}-{attempt}-{uuid.uuid4().hex[:8]}.parquet"
+    report.path = storage.join(f"split={place.split}", name)
+    storage.write_bytes(storage.join(dataset, report.path), data)
+    report.num_bytes = len(data)
+    report.checksum = hash_bytes(data).hex()
+    report.rows = len(rows.row_ids)
+    report.min_row_id, report.max_row_id = rows.row_ids[0], rows.row_ids[-1]
+    report.class_rows = Counter(rows.labels)
+    report.class_sums = sum_by_class(rows.row_ids, rows.labels, rows.shape, rows.pixel_hashes)
+    report.channel_sums, report.channel_squares = rows.channel_sums()
+    for row_id, origin in zip(rows.row_ids, rows.provenance, strict=True):
+        if row_id == origin.parent_id:
+            report.sizes[_floor_power(origin.source_height), _floor_power(origin.source_width)] += 1
+        else:
+            report.num_copies += 1
     return report
 
 
-def read_source(path: str) -> bytes:
-    """Return the bytes of an image file; a read that fails is tried three more times, with growing waits.
-
-    Raises:
-        SourceError: the last attempt failed too.
-    """
-    for attempt in range(1, _READ_ATTEMPTS + 1):
-        try:
-            return storage.read_bytes(path)
-        except OSError as error:
-            if attempt == _READ_ATTEMPTS:
-                raise SourceError(
-                    "an image file cannot be read",
-                    got=f"{type(error).__name__}: {error}",
-                    where=path,
-                    fix="make sure that every Spark worker reaches the source, then run ingest again",
-                ) from error
-            _log.warning("reading %s failed (%s), attempt %d of %d", path, error, attempt, _READ_ATTEMPTS)
-            time.sleep(_FIRST_WAIT_SECONDS * 3 ** (attempt - 1))
-    raise AssertionError("unreachable")
+def write_table(table: pa.Table, url: str) -> None:
+    """Write a small table to a Parquet file."""
+    storage.write_bytes(url, _parquet(table, uncompressed=()))
 
 
-def _decode(file: SourceFile, settings: WriteSettings) -> NDArray[np.uint8]:
-    if file.num_bytes > settings.max_image_bytes:
-        raise ImageError(
-            "bomb", f"{file.num_bytes:,} bytes, allowed are {settings.max_image_bytes:,}; not read"
-        )
-    return decode_image(read_source(file.path), settings.image, max_pixels=settings.max_image_pixels)
-
-
-def _count(report: FileReport, row: Row, pixels: NDArray[np.uint8]) -> None:
-    label = row.file.label
-    if not report.rows:
-        report.min_row_id = row.row_id
-    report.max_row_id = row.row_id
-    report.rows += 1
-    report.class_rows[label] += 1
-    report.class_sums = add_sums([report.class_sums, {label: hash_row(row.row_id, label, pixels)}])
-
-
-def _store(table: pa.Table, report: FileReport, dataset: str) -> None:
-    target = io.BytesIO()
+def _parquet(table: pa.Table, *, uncompressed: Sequence[str] = _UNCOMPRESSED) -> memoryview:
+    target = pa.BufferOutputStream()
     pq.write_table(
         table,
         target,
-        row_group_size=table.num_rows,
+        row_group_size=max(table.num_rows, 1),
         use_dictionary=False,
-        # Pixels are stored as they are: decompression would cost more than the read that it saves.
-        compression={"row_id": "NONE", "key": "ZSTD", "label": "ZSTD", "image": "NONE"},
-        write_statistics=["row_id", "label"],
+        # Pixels and hashes are stored as they are: decompression would cost more than the read that it saves.
+        compression={name: "NONE" if name in uncompressed else "ZSTD" for name in table.column_names},
+        write_statistics=[name for name in ("row_id", "label") if name in table.column_names],
     )
-    data = target.getvalue()
-    # A repeated or speculative attempt writes beside this one, never over it: the manifest names one.
-    name = f"part-{report.index:05d}-{uuid.uuid4().hex[:12]}.parquet"
-    report.path = storage.join(f"split={report.split}", name)
-    storage.write_bytes(storage.join(dataset, report.path), data)
-    report.num_bytes = len(data)
-    report.sha256 = hashlib.sha256(data).hexdigest()
+    return memoryview(target.getvalue())
+
+
+def _floor_power(pixels: int) -> int:
+    return 1 << (pixels.bit_length() - 1) if pixels else 0

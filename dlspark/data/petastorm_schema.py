@@ -19,11 +19,13 @@ import pyarrow.parquet as pq
 from petastorm.codecs import CompressedImageCodec, DataframeColumnCodec, NdarrayCodec, ScalarCodec
 from petastorm.etl.dataset_metadata import ROW_GROUPS_PER_FILE_KEY, UNISCHEMA_KEY
 from petastorm.unischema import Unischema, UnischemaField
-from pyspark.sql.types import IntegerType, LongType, StringType
+from pyspark.sql.types import BinaryType, IntegerType, LongType, StringType
 
 from dlspark import storage
 from dlspark.contracts import ImageFormat
 from dlspark.data.parquet_file import SCHEMA, Storage
+
+SCHEMA_NAME = "_common_metadata"
 
 
 def dataset_schema(image: ImageFormat, form: Storage) -> Unischema:
@@ -44,6 +46,13 @@ def dataset_schema(image: ImageFormat, form: Storage) -> Unischema:
             UnischemaField("key", np.str_, (), ScalarCodec(StringType()), False),
             UnischemaField("label", np.int32, (), ScalarCodec(IntegerType()), False),
             UnischemaField("image", np.uint8, shape, codec, False),
+            UnischemaField("parent_id", np.int64, (), ScalarCodec(LongType()), False),
+            UnischemaField("pixel_hash", np.bytes_, (), ScalarCodec(BinaryType()), False),
+            UnischemaField("source_hash", np.bytes_, (), ScalarCodec(BinaryType()), False),
+            UnischemaField("source_bytes", np.int64, (), ScalarCodec(LongType()), False),
+            UnischemaField("source_version", np.int64, (), ScalarCodec(LongType()), False),
+            UnischemaField("source_height", np.int32, (), ScalarCodec(IntegerType()), False),
+            UnischemaField("source_width", np.int32, (), ScalarCodec(IntegerType()), False),
         ],
     )
 
@@ -62,7 +71,7 @@ def add_schema(dataset: str, schema: Unischema, files: Sequence[str]) -> None:
     }
     target = io.BytesIO()
     pq.write_metadata(SCHEMA.with_metadata(entries), target)
-    storage.write_bytes(storage.join(dataset, "_common_metadata"), target.getvalue())
+    storage.write_bytes(storage.join(dataset, SCHEMA_NAME), target.getvalue())
 
 
 def _png_codec() -> CompressedImageCodec:

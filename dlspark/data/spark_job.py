@@ -6,8 +6,11 @@ group's last stage. Whatever ends the wait (an error, Ctrl-C) cancels the group.
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -16,7 +19,7 @@ from pyspark import InheritableThread, SparkContext
 from pyspark.errors import PySparkException
 
 from dlspark.contracts import Progress
-from dlspark.errors import SourceError
+from dlspark.errors import DatasetError, SourceError
 
 Result = TypeVar("Result")
 
@@ -43,7 +46,8 @@ def run_job(
         progress: is told the units that are done.
 
     Raises:
-        SourceError: a task failed for good; the message has the last line of its own error.
+        DatasetError: see `task_errors`.
+        SourceError: see `task_errors`.
     """
     group = f"dlspark-{uuid.uuid4().hex}"
     future: Future[Result] = Future()
@@ -63,18 +67,40 @@ def run_job(
             thread.join(_POLL_SECONDS)
             num_done = min(_num_done(context, group, num_tasks), num_tasks)
             progress.update(num_done * num_units // num_tasks, num_units)
-        result = future.result()
-    except (Py4JError, PySparkException) as error:
-        raise SourceError(
-            "a task of the ingest failed",
-            got=last_python_line(str(error)),
-            fix="repair the cause and run ingest again; nothing was published",
-        ) from error
+        with task_errors():
+            result = future.result()
+    except (DatasetError, SourceError):
+        raise
     except BaseException:
         context.cancelJobGroup(group)
         raise
     progress.update(num_units, num_units)
     return result
+
+
+@contextlib.contextmanager
+def task_errors() -> Iterator[None]:
+    """Raise what failed in a task for good as one line, without the traces of Python and the JVM.
+
+    Raises:
+        DatasetError: the storage of the dataset is full.
+        SourceError: any other failure; the message has the last line of the task's own error.
+    """
+    try:
+        yield
+    except (Py4JError, PySparkException) as error:
+        line = last_python_line(str(error))
+        if os.strerror(errno.ENOSPC) in line:
+            raise DatasetError(
+                "the storage is full",
+                got=line,
+                fix="make room, or set dataset to another place, and run ingest again; nothing was published",
+            ) from error
+        raise SourceError(
+            "a task of the ingest failed",
+            got=line,
+            fix="repair the cause and run ingest again; nothing was published",
+        ) from error
 
 
 def last_python_line(text: str) -> str:

@@ -60,6 +60,16 @@ def laptop(checkout: Path, demo: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
+def inspected(checkout: Path, laptop: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results of the README's commands on data, in their order."""
+    commands = commands_by_section()["The data"]
+    activated = [f"source .venv/bin/activate && {command}" for command in commands]
+    return [
+        result_of(run_command(["bash", "-c", command], folder=checkout, timeout=300)) for command in activated
+    ]
+
+
+@pytest.fixture(scope="session")
 def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A standalone cluster of one master and two workers of one core each."""
     with standalone_cluster(tmp_path_factory.mktemp("cluster"), num_workers=2) as url:

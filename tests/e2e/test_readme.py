@@ -21,7 +21,7 @@ _RUN_ELSEWHERE = {
     "Two commands": ["make demo", "make test"],
     "What you see in MLflow": ["mlflow ui --backend-store-uri sqlite:///mlflow.db"],
 }
-_RUN_AS_SECTIONS = {"The command, on a laptop", "spark-submit, on a cluster"}
+_RUN_AS_SECTIONS = {"The command, on a laptop", "spark-submit, on a cluster", "The data"}
 
 
 def test_there_is_no_command_that_no_test_runs() -> None:
@@ -42,6 +42,19 @@ def test_make_demo(checkout: Path, demo: dict[str, Any]) -> None:
     assert run.data.metrics["test_accuracy"] == demo["test_accuracy"]
     champion = client.get_model_version_by_alias("digits", "champion")
     assert champion.run_id == demo["run_id"]
+
+
+def test_the_commands_on_data(
+    checkout: Path, laptop: dict[str, dict[str, Any]], inspected: list[dict[str, Any]]
+) -> None:
+    shown, verified, copied, changed, audited, quarantined = inspected
+    assert shown["fingerprint"] == verified["fingerprint"] == laptop["ingest"]["fingerprint"]
+    assert Path(shown["picture"]).read_bytes().startswith(b"\x89PNG")
+    assert (verified["damaged"], verified["rows"]) == ([], 1797)
+    assert copied["copies"] == 2 * copied["splits"]["train"] / 3
+    assert (changed["added"], changed["removed"], changed["changed"]) == (copied["copies"], 0, 0)
+    assert audited["num_rows"] == 1797
+    assert quarantined["left_out"] == {}
 
 
 def test_the_command_that_opens_the_ui(checkout: Path, demo: dict[str, Any]) -> None:

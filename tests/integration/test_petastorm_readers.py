@@ -13,17 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from dlspark.contracts import Batch, BatchSource, ImageFormat, Preprocessing, Split
-from dlspark.data.fingerprint import add_sums, dataset_fingerprint
-from dlspark.data.images import encode_png
-from dlspark.data.layout import FilePlace
+from dlspark.contracts import Batch, BatchSource, ImageFormat, Preprocessing
+from dlspark.data.augment import Augmentation
 from dlspark.data.loader import Loader, open_split
-from dlspark.data.manifest import Counts, FileEntry, Manifest, SplitEntry, read_manifest, write_manifest
-from dlspark.data.parquet_file import FileReport, Row, WriteSettings, write_file
+from dlspark.data.manifest import Manifest, read_manifest
 from dlspark.data.readers import read_files
-from dlspark.data.sources import SourceFile
 from dlspark.data.split import row_id_of
 from dlspark.errors import DatasetError
+from tests.datasets import place_files, settings_of, write_splits
 
 READERS: tuple[Literal["petastorm", "arrow"], ...] = ("petastorm", "arrow")
 NUM_ROWS = 83
@@ -36,58 +33,10 @@ def write_dataset(
 ) -> Manifest:
     """83 random images in six files, all of the train split; val and test are empty."""
     images = np.random.default_rng(0).integers(0, 256, (NUM_ROWS, *shape), dtype=np.uint8)
-    rows = []
-    (folder / "source").mkdir(parents=True)
-    for index, pixels in enumerate(images):
-        key = f"{index:03d}.png"
-        path = folder / "source" / key
-        path.write_bytes(encode_png(pixels))
-        rows.append(Row(row_id_of(key), SourceFile(key, str(path), index % 3, path.stat().st_size)))
+    rows = place_files(folder / "source", images, classes="abc")
     image = ImageFormat(height=shape[0], width=shape[1], channels=shape[2], resize="none")  # type: ignore[arg-type]
-    dataset = folder / "dataset"
-    settings = WriteSettings(
-        dataset=str(dataset), image=image, storage=form, max_image_bytes=2**20, max_image_pixels=2**20
-    )
-    parts = np.array_split(np.arange(NUM_ROWS), NUM_FILES)
-    rows.sort()
-    reports = [
-        write_file([rows[row] for row in part], FilePlace(split="train", index=index), settings)
-        for index, part in enumerate(parts)
-    ]
-    empty = SplitEntry(rows=0, class_rows=(0, 0, 0), files=())
-    splits: dict[Split, SplitEntry] = {"train": _entry(reports), "val": empty, "test": empty}
-    manifest = Manifest(
-        fingerprint=dataset_fingerprint("abc", {"train": add_sums(report.class_sums for report in reports)}),
-        classes=("a", "b", "c"),
-        preprocessing=Preprocessing(
-            image=image, mean=(0.1, 0.2, 0.3)[: shape[2]], std=(0.4, 0.5, 0.6)[: shape[2]]
-        ),
-        storage=form,
-        num_streams=4,
-        counts=Counts(listed=NUM_ROWS, written=NUM_ROWS, quarantined=0, deduplicated=0),
-        splits=splits,
-        source=str(folder / "source"),
-        split_seed=0,
-        val_share=0.0,
-        test_share=0.0,
-    )
-    write_manifest(str(dataset), manifest)
-    return manifest
-
-
-def _entry(reports: list[FileReport]) -> SplitEntry:
-    files = tuple(
-        FileEntry(
-            path=str(report.path),
-            rows=report.rows,
-            num_bytes=report.num_bytes,
-            sha256=report.sha256,
-            min_row_id=report.min_row_id,
-            max_row_id=report.max_row_id,
-        )
-        for report in reports
-    )
-    return SplitEntry(rows=NUM_ROWS, class_rows=(28, 28, 27), files=files)
+    settings = settings_of(folder, image, classes="abc", storage=form)
+    return write_splits({"train": rows}, settings, num_files=NUM_FILES)
 
 
 @pytest.fixture(scope="module", params=["raw", "encoded"])
@@ -109,8 +58,7 @@ def loader(dataset: tuple[str, Manifest], rank: int = 0, num_ranks: int = 1, **o
         "global_batch_size": 16,
         "seed": 5,
         "shuffle": True,
-        "mirror": True,
-        "crop_padding": 1,
+        "augmentation": Augmentation(mirror=True, crop_padding=1),
         "reader": "arrow",
         "prefetch_batches": 2,
     } | options
@@ -136,7 +84,7 @@ def test_the_stored_pixels_are_the_images(dataset: tuple[str, Manifest]) -> None
     plain = Preprocessing(image=dataset[1].preprocessing.image, mean=(0.0,) * 3, std=(1.0,) * 3)
     unnormalised = (dataset[0], dataclasses.replace(dataset[1], preprocessing=plain))
     seen = 0
-    for batch in read_all(loader(unnormalised, shuffle=False, mirror=False, crop_padding=0)):
+    for batch in read_all(loader(unnormalised, shuffle=False, augmentation=Augmentation())):
         for row_id, image, label in zip(
             batch.row_ids.tolist(), batch.images, batch.labels.tolist(), strict=True
         ):

@@ -3,15 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlspark.data.augment import augment, hash_rows
+from dlspark.data.augment import Augmentation, augment, hash_rows
 
 IDS = np.arange(64, dtype=np.int64) * 977 + 2**61
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 6, 5, 3), dtype=np.uint8)
 
 
-def changed(rows: slice | np.ndarray, **options: int) -> np.ndarray:
-    values = {"seed": 3, "epoch": 2, "crop_padding": 2} | options
-    return augment(PIXELS[rows], IDS[rows], mirror=True, **values)
+EVERYTHING = Augmentation(crop_padding=2, mirror=True, rotate_degrees=20.0, colour=0.4, erase=0.5)
+
+
+def changed(rows: slice | np.ndarray, *, seed: int = 3, epoch: int = 2) -> np.ndarray:
+    return augment(PIXELS[rows], IDS[rows], EVERYTHING, seed=seed, epoch=epoch)
 
 
 def test_a_row_gets_the_same_pixels_in_any_batch() -> None:
@@ -31,7 +33,7 @@ def test_seed_and_epoch_change_the_pixels_and_the_input_is_left_alone() -> None:
 
 
 def test_mirror_turns_about_half_of_the_rows_left_to_right_and_no_others() -> None:
-    result = augment(PIXELS, IDS, seed=0, epoch=0, mirror=True, crop_padding=0)
+    result = augment(PIXELS, IDS, Augmentation(mirror=True), seed=0, epoch=0)
     same = (result == PIXELS).all(axis=(1, 2, 3))
     turned = (result == PIXELS[:, :, ::-1]).all(axis=(1, 2, 3))
     assert (same | turned).all()
@@ -39,7 +41,7 @@ def test_mirror_turns_about_half_of_the_rows_left_to_right_and_no_others() -> No
 
 
 def test_a_crop_is_a_shift_over_black_with_every_offset_in_reach() -> None:
-    result = augment(PIXELS, IDS, seed=0, epoch=0, mirror=False, crop_padding=1)
+    result = augment(PIXELS, IDS, Augmentation(crop_padding=1), seed=0, epoch=0)
     padded = np.pad(PIXELS, ((0, 0), (1, 1), (1, 1), (0, 0)))
     found = set()
     for row in range(64):
@@ -55,7 +57,7 @@ def test_a_crop_is_a_shift_over_black_with_every_offset_in_reach() -> None:
 
 
 def test_no_operation_changes_nothing() -> None:
-    assert (augment(PIXELS, IDS, seed=0, epoch=0, mirror=False, crop_padding=0) == PIXELS).all()
+    assert (augment(PIXELS, IDS, Augmentation(), seed=0, epoch=0) == PIXELS).all()
 
 
 @pytest.mark.parametrize("rows", [0, 1])
@@ -69,3 +71,35 @@ def test_the_hash_is_uniform_and_never_changes() -> None:
     assert abs(bits - 0.5) < 0.01
     assert len(np.unique(values)) == 4096
     assert values[:2].tolist() == [14649383821562998127, 10714422966412590499]
+
+
+def test_rotation_is_bounded_and_about_the_centre() -> None:
+    cross = np.zeros((64, 9, 9, 1), dtype=np.uint8)
+    cross[:, 4] = 255
+    turned = augment(cross, IDS, Augmentation(rotate_degrees=90.0), seed=0, epoch=0)
+    assert (turned[:, 4, 4, 0] > 200).all()
+    assert (turned != cross).any(axis=(1, 2, 3)).sum() > 50
+    little = augment(cross, IDS, Augmentation(rotate_degrees=1.0), seed=0, epoch=0)
+    assert (little[:, :2] == 0).all()
+
+
+def test_colour_stays_between_its_factors() -> None:
+    gray = np.full((64, 4, 4, 3), 100, dtype=np.uint8)
+    result = augment(gray, IDS, Augmentation(colour=0.3), seed=0, epoch=0)
+    # Contrast and saturation leave one gray as it is; brightness scales it.
+    assert (result == result[:, :1, :1, :1]).all()
+    values = result[:, 0, 0, 0]
+    assert 70 <= values.min() < 80
+    assert 120 < values.max() <= 130
+
+
+def test_erasing_blackens_one_rectangle_of_a_share_of_the_rows() -> None:
+    white = np.full((64, 20, 20, 1), 255, dtype=np.uint8)
+    result = augment(white, IDS, Augmentation(erase=0.5), seed=0, epoch=0)
+    holes = (result == 0).all(axis=3)
+    erased = holes.any(axis=(1, 2))
+    assert 20 <= erased.sum() <= 44
+    for hole in holes[erased]:
+        rows, columns = hole.any(axis=1), hole.any(axis=0)
+        assert (hole == (rows[:, np.newaxis] & columns)).all()
+        assert 0.01 <= hole.mean() <= 0.25

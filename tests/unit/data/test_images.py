@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dlspark.contracts import ImageFormat
-from dlspark.data.images import ImageError, decode_image, decode_png, encode_png, measure_image
+from dlspark.data.images import ImageError, decode_image, decode_stored, encode_png, measure_image
 
 MAX_PIXELS = 10_000
 RNG = np.random.default_rng(0)
@@ -168,7 +168,7 @@ def test_measure_tells_gray_from_colour(image: Image.Image, channels: int) -> No
 
 @pytest.mark.parametrize("pixels", [RGB, GRAY[:, :, np.newaxis]])
 def test_png_keeps_every_pixel(pixels: np.ndarray) -> None:
-    assert (decode_png(encode_png(pixels)) == pixels).all()
+    assert (decode_stored(encode_png(pixels)) == pixels).all()
 
 
 def test_an_error_survives_the_way_from_executor_to_driver() -> None:

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dlspark.contracts import SPLITS
-from dlspark.data.layout import FilePlace, Layout, num_files_of
+from dlspark.data.layout import NUM_BUCKETS, FilePlace, bucket_of, cut, num_files_of
 
 
 @pytest.mark.parametrize(
@@ -27,37 +28,45 @@ def test_number_of_files(rows: int, row_bytes: int, file_bytes: int, streams: in
 
 
 @given(
-    rows=st.tuples(st.integers(0, 300), st.integers(0, 50), st.integers(0, 50)).filter(any),
+    rows=st.tuples(st.integers(0, 3000), st.integers(0, 300), st.integers(0, 300)).filter(any),
     streams=st.integers(1, 20),
-    file_bytes=st.integers(1, 500),
+    file_bytes=st.integers(70, 2000),
     tasks=st.integers(1, 40),
+    seed=st.integers(0, 2**32 - 1),
 )
-def test_every_row_has_one_file_and_files_differ_by_one_row_at_most(
-    rows: tuple[int, int, int], streams: int, file_bytes: int, tasks: int
+def test_every_row_has_one_file_and_files_are_near_equal(
+    rows: tuple[int, int, int], streams: int, file_bytes: int, tasks: int, seed: int
 ) -> None:
-    split_rows = dict(zip(SPLITS, rows, strict=True))
-    files = {
-        split: num_files_of(number, row_bytes=7, file_bytes=file_bytes, num_streams=streams)
-        for split, number in split_rows.items()
-    }
-    layout = Layout(rows=split_rows, files=files, num_tasks=min(tasks, sum(files.values())))
-    counts = Counter(layout.file_of(position) for position in range(sum(rows)))
-    assert sorted(counts) == list(range(layout.num_files))
-    places = {file: layout.place(file) for file in counts}
-    for split in SPLITS:
-        sizes = [counts[file] for file, place in places.items() if place.split == split]
-        assert sum(sizes) == split_rows[split]
-        assert len(sizes) == files[split]
-        assert not sizes or max(sizes) - min(sizes) <= 1
-    assert {layout.task_of(file) for file in counts} == set(range(layout.num_tasks))
+    rng = np.random.default_rng(seed)
+    ids = [np.sort(rng.integers(0, 2**63, number)) for number in rows]
+    buckets = np.stack([np.bincount(bucket_of(part), minlength=NUM_BUCKETS) for part in ids])
+    files = [num_files_of(number, row_bytes=7, file_bytes=file_bytes, num_streams=streams) for number in rows]
+    layout = cut(buckets, files, num_tasks=min(tasks, sum(files)))
+    assert layout.rows == rows
+    # A file is cut at the border of a bucket: it may be off by what the two buckets at its ends hold.
+    slack = 2 * int(buckets.max()) + 1
+    for split, (name, part, number) in enumerate(zip(SPLITS, ids, files, strict=True)):
+        found = layout.file_of(np.full(len(part), split, dtype=np.int8), part)
+        assert (np.diff(found) >= 0).all()
+        counts = Counter(found.tolist())
+        assert {layout.place(file).split for file in counts} <= {name}
+        assert all(abs(rows_of_file - len(part) / number) <= slack for rows_of_file in counts.values())
+    assert {layout.task_of(file) for file in range(layout.num_files)} == set(range(layout.num_tasks))
 
 
-def test_positions_and_files_past_the_end_are_errors() -> None:
-    layout = Layout(
-        rows={"train": 2, "val": 0, "test": 1}, files={"train": 2, "val": 0, "test": 1}, num_tasks=1
-    )
-    assert layout.place(layout.file_of(2)) == FilePlace(split="test", index=0)
-    with pytest.raises(IndexError):
-        layout.file_of(3)
+def test_files_of_60000_rows_differ_by_a_few() -> None:
+    ids = np.random.default_rng(0).integers(0, 2**63, 60_000)
+    buckets = np.zeros((3, NUM_BUCKETS), dtype=np.int64)
+    buckets[0] = np.bincount(bucket_of(ids), minlength=NUM_BUCKETS)
+    layout = cut(buckets, [48, 0, 0], num_tasks=4)
+    counts = np.bincount(layout.file_of(np.zeros(60_000, dtype=np.int8), ids))
+    assert abs(counts - 1250).max() <= 15
+
+
+def test_a_file_past_the_end_is_an_error() -> None:
+    buckets = np.zeros((3, NUM_BUCKETS), dtype=np.int64)
+    buckets[0, 0] = buckets[2, 5] = 2
+    layout = cut(buckets, [2, 0, 1], num_tasks=1)
+    assert layout.place(2) == FilePlace(split="test", index=0)
     with pytest.raises(IndexError):
         layout.place(3)

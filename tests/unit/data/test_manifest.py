@@ -10,7 +10,7 @@ import pytest
 from dlspark.contracts import SPLITS, ImageFormat, Preprocessing, Split
 from dlspark.data.manifest import (
     MANIFEST_NAME,
-    MARKER_NAME,
+    MARKER_PREFIX,
     Counts,
     FileEntry,
     Manifest,
@@ -22,8 +22,11 @@ from dlspark.data.manifest import (
 from dlspark.errors import DatasetError
 
 
-def manifest_of(path: str = "split=train/part-00000-0123.parquet") -> Manifest:
-    file = FileEntry(path=path, rows=2, num_bytes=100, sha256="ab", min_row_id=3, max_row_id=2**63 - 1)
+def manifest_of(
+    path: str = "split=train/part-00000-0123.parquet",
+    quarantine: str = "_quarantine/part-train-00000.parquet",
+) -> Manifest:
+    file = FileEntry(path=path, rows=2, num_bytes=100, checksum="ab", min_row_id=3, max_row_id=2**63 - 1)
     entry = SplitEntry(rows=2, class_rows=(1, 1), files=(file,))
     empty = SplitEntry(rows=0, class_rows=(0, 0), files=())
     splits: dict[Split, SplitEntry] = {"train": entry, "val": empty, "test": empty}
@@ -37,10 +40,16 @@ def manifest_of(path: str = "split=train/part-00000-0123.parquet") -> Manifest:
         num_streams=16,
         counts=Counts(listed=3, written=2, quarantined=1, deduplicated=0),
         splits=splits,
+        fingerprint_sums={"train": {"0": "f" * 32, "1": "0" * 32}, "val": {}, "test": {}},
+        refused={"truncated_body": 1},
+        refused_by_class={"cat": 1},
+        quarantine_files=(quarantine,),
+        sizes=((8, 16, 2),),
         source="/images",
-        split_seed=0,
-        val_share=0.1,
-        test_share=0.1,
+        source_digest="1" * 32,
+        settings={"val_share": 0.1, "size": None},
+        request={"source": "/images"},
+        attempt="0123456789ab",
     )
 
 
@@ -60,15 +69,15 @@ def test_a_missing_dataset_says_how_to_make_one(tmp_path: Path) -> None:
 
 
 def test_an_unfinished_dataset_is_half_written(tmp_path: Path) -> None:
-    (tmp_path / MARKER_NAME).write_text(json.dumps({"started": "2026-01-02T03:04:05+00:00"}))
-    with pytest.raises(DatasetError, match=r"half-written.*begun 2026-01-02.*overwrite=true"):
+    (tmp_path / f"{MARKER_PREFIX}0123.json").write_text("{}")
+    with pytest.raises(DatasetError, match=r"half-written.*run it again: it completes the dataset"):
         read_manifest(str(tmp_path))
 
 
-@pytest.mark.parametrize("version", [0, 2, None, "1"])
+@pytest.mark.parametrize("version", [0, 1, None, "2"])
 def test_another_version_is_named_with_the_right_one(tmp_path: Path, version: object) -> None:
     (tmp_path / MANIFEST_NAME).write_text(json.dumps({**manifest_of().to_json(), "version": version}))
-    with pytest.raises(DatasetError, match=rf"another version(; got {version})?; allowed: 1"):
+    with pytest.raises(DatasetError, match=rf"another version(; got {version})?; allowed: 2"):
         read_manifest(str(tmp_path))
 
 
@@ -90,9 +99,10 @@ def test_a_manifest_that_is_no_object_is_refused(tmp_path: Path, text: str) -> N
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../other/part.parquet", "a/../../b", "s3://elsewhere/x"])
 def test_a_manifest_reaches_no_file_outside_its_dataset(tmp_path: Path, path: str) -> None:
-    write_manifest(str(tmp_path), manifest_of(path))
-    with pytest.raises(DatasetError, match="outside the dataset"):
-        read_manifest(str(tmp_path))
+    for manifest in (manifest_of(path), manifest_of(quarantine=path)):
+        write_manifest(str(tmp_path), manifest)
+        with pytest.raises(DatasetError, match="outside the dataset"):
+            read_manifest(str(tmp_path))
 
 
 def test_statistics_are_numpys_from_sums_of_any_parts() -> None:

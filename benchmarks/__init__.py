@@ -1,0 +1,1 @@
+"""Speeds that are claimed, each with its peers measured in the same run."""
