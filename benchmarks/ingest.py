@@ -25,6 +25,7 @@ import tarfile
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     logging.basicConfig(level=logging.ERROR)
+    warnings.simplefilter("ignore", FutureWarning)  # Petastorm's, of the old pyarrow that it needs
     if options.child:
         measure_driver(options.child)
         return

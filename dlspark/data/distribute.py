@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from dlspark.data.layout import Layout
 from dlspark.data.listing import Part, copy_ids, splits_of
 from dlspark.data.parquet_file import FileReport
 from dlspark.data.sources.source import SourceImage
+from dlspark.data.spark_task import begin_task
 from dlspark.data.split import SplitRule
 from dlspark.data.write_file import PlacedRow, WriteSettings, write_file
 
@@ -78,6 +80,7 @@ def rewrite_files(
 
 
 def _count_drops(written: Iterable[Written]) -> Iterator[FileReport | int]:
+    begin_task()
     num_drops = 0
     for one in written:
         if isinstance(one, FileReport):
@@ -131,16 +134,13 @@ def _place(
 def _write_partition(
     layout: Layout, settings: WriteSettings, num_reducers: int, parts: Iterable[tuple[int, Any]]
 ) -> Iterator[tuple[int, FileReport | pa.RecordBatch]]:
+    begin_task()
     files: defaultdict[int, list[PlacedRow]] = defaultdict(list)
     for _, (batch, numbers, copy, row_ids) in parts:
-        names = ("key", "label", "num_bytes", "version", "content", "row_id")
-        columns = [batch[name].to_pylist() for name in names]
-        for file, row_id, (*image, parent_id) in zip(
-            numbers.tolist(), row_ids, zip(*columns, strict=True), strict=True
-        ):
-            key, label, num_bytes, version, content = image
-            listed = SourceImage(key, label, num_bytes, version, content=content)
-            files[file].append(PlacedRow(row_id, parent_id, copy, listed))
+        images = _images_of(batch, with_content=settings.source.ships_content)
+        parents = batch["row_id"].to_pylist()
+        for file, row_id, parent_id, image in zip(numbers.tolist(), row_ids, parents, images, strict=True):
+            files[file].append(PlacedRow(row_id, parent_id, copy, image))
     for file in sorted(files):
         report, rows = write_file(files.pop(file), layout.place(file), settings)
         if num_reducers:
@@ -148,7 +148,17 @@ def _write_partition(
         yield file % max(num_reducers, 1), report
 
 
+def _images_of(batch: pa.RecordBatch, *, with_content: bool) -> Iterator[SourceImage]:
+    """Return the images of a batch of LISTED; what splits need is left behind."""
+    columns = [batch[name].to_pylist() for name in ("key", "label", "num_bytes", "version")]
+    if not with_content:
+        return map(SourceImage, *columns)
+    nothing = repeat(None)
+    return map(SourceImage, *columns, nothing, nothing, batch["content"].to_pylist())
+
+
 def _reduce(parts: Iterable[tuple[int, FileReport | pa.RecordBatch]]) -> Iterator[Written]:
+    begin_task()
     batches = []
     for _, part in parts:
         if isinstance(part, FileReport):

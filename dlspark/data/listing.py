@@ -25,6 +25,7 @@ from dlspark.data.augment import splitmix64
 from dlspark.data.layout import NUM_BUCKETS, bucket_of
 from dlspark.data.sources.folders import is_image
 from dlspark.data.sources.source import Source, SourceImage
+from dlspark.data.spark_task import begin_task
 from dlspark.data.split import UNDECLARED, SplitRule, copy_id_of, position_of, row_id_of, stratified_borders
 
 
@@ -149,6 +150,7 @@ def copy_ids(batch: pa.RecordBatch, splits: NDArray[np.int8], copies: int) -> li
 
 
 def _parts(images: Iterable[SourceImage], *, split_seed: int, only_images: bool) -> Iterator[Part]:
+    begin_task()
     chunk: list[SourceImage] = []
     ignored: Counter[str] = Counter()
     num_bytes = 0
@@ -181,6 +183,7 @@ def _batch(chunk: Sequence[SourceImage], split_seed: int) -> pa.RecordBatch:
 
 
 def _survey(parts: Iterable[Part]) -> Iterator[Survey]:
+    begin_task()
     part = Survey()
     for batch, ignored in parts:
         part.ignored.update(ignored)
@@ -230,6 +233,7 @@ def _first(batch: pa.RecordBatch) -> list[SourceImage]:
 def _count_places(
     parts: Iterable[Part], *, rule: SplitRule, copies: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    begin_task()
     places = []
     for batch, _ in parts:
         splits = splits_of(batch, rule)

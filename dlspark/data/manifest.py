@@ -34,7 +34,7 @@ class FileEntry:
     rows: int
     num_bytes: int
     checksum: str
-    """XXH3 of the file, 32 hexadecimal digits."""
+    """Two XXH64 of the file (see fingerprint), 32 hexadecimal digits."""
     min_row_id: int
     max_row_id: int
 

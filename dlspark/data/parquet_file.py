@@ -40,9 +40,10 @@ SCHEMA = pa.schema(
         pa.field("source_width", pa.int32(), nullable=False),
     ]
 )
-"""parent_id: row id of the image that this is an augmented copy of, its own for an original; pixel_hash: XXH3
-of the uint8 [H, W, C] pixels; source_hash, source_bytes, source_version: of the file it was decoded from
-(XXH3, length, modification time in ns or a hash); source_height, source_width: its upright size in pixels."""
+"""parent_id: row id of the image that this is an augmented copy of, its own for an original; pixel_hash: of
+the uint8 [H, W, C] pixels; source_hash, source_bytes, source_version: of the file it was decoded from, and
+its length and modification time in ns (or a hash); source_height, source_width: its upright size in pixels.
+Hashes are those of fingerprint.hash_bytes, 16 bytes."""
 
 Storage = Literal["raw", "encoded"]
 
@@ -70,7 +71,7 @@ class FileReport:
     """Relative to the dataset; None where no row is left and there is no file."""
     num_bytes: int = 0
     checksum: str = ""
-    """XXH3 of the file, 32 hexadecimal digits."""
+    """`hash_bytes` of the file, 32 hexadecimal digits."""
     rows: int = 0
     num_copies: int = 0
     """Of the rows, those that are augmented copies."""
@@ -109,22 +110,19 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
 
 
 class FileRows:
-    """The rows of one file, appended in the order of their row ids; raw pixels are laid out as stored."""
+    """The rows of one file, appended in the order of their row ids."""
 
-    def __init__(self, capacity: int, image: ImageFormat, form: Storage) -> None:
-        """Make room for at most `capacity` rows."""
+    def __init__(self, image: ImageFormat, form: Storage) -> None:
+        """Begin without rows."""
         self.shape = (image.height, image.width, image.channels)
         self.form = form
-        header = npy_header(self.shape)
-        self._header_bytes = len(header)
-        self._buffer = np.empty((capacity, len(header) + int(np.prod(self.shape))), dtype=np.uint8)
-        self._buffer[:, : len(header)] = np.frombuffer(header, dtype=np.uint8)
-        self._encoded: list[bytes] = []
         self.row_ids: list[int] = []
         self.keys: list[str] = []
         self.labels: list[int] = []
         self.pixel_hashes: list[bytes] = []
         self.provenance: list[Provenance] = []
+        self._pixels: list[NDArray[np.uint8]] = []
+        self._encoded: list[bytes] = []
 
     def append(
         self,
@@ -136,25 +134,22 @@ class FileRows:
         *,
         encoded: bytes = b"",
     ) -> None:
-        """Add a row; its pixels (uint8 [H, W, C]) are copied. `encoded` is what storage encoded stores."""
-        target = self._buffer[len(self.row_ids), self._header_bytes :]
-        target[:] = pixels.reshape(-1)
-        if self.form == "encoded":
-            self._encoded.append(encoded)
+        """Add a row of contiguous uint8 [H, W, C] pixels. `encoded` is what storage encoded stores."""
         self.row_ids.append(row_id)
         self.keys.append(key)
         self.labels.append(label)
-        self.pixel_hashes.append(hash_bytes(target))
+        self.pixel_hashes.append(hash_bytes(pixels))
         self.provenance.append(provenance)
+        self._pixels.append(pixels)
+        self._encoded.append(encoded)
 
     def table(self) -> pa.Table:
-        """Return the rows as a table of SCHEMA; raw images are not copied."""
-        columns = [self.row_ids, self.keys, self.labels, self._images()]
-        provenance = dict(zip(Provenance._fields, zip(*self.provenance, strict=True), strict=True))
-        columns += [
-            provenance["parent_id"],
-            self.pixel_hashes,
-            *(provenance[name] for name in Provenance._fields[1:]),
+        """Return the rows as a table of SCHEMA."""
+        origins = dict(zip(Provenance._fields, zip(*self.provenance, strict=True), strict=True))
+        images = self._encoded if self.form == "encoded" else self._raw_images()
+        columns = [
+            *(self.row_ids, self.keys, self.labels, images, origins.pop("parent_id"), self.pixel_hashes),
+            *origins.values(),
         ]
         arrays = [pa.array(values, type=field.type) for values, field in zip(columns, SCHEMA, strict=True)]
         return pa.table(arrays, schema=SCHEMA)
@@ -162,23 +157,24 @@ class FileRows:
     def channel_sums(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the sums of the pixel values and of their squares, exactly, by channel."""
         height, width, channels = self.shape
-        rows = len(self.row_ids)
-        pixels = np.ascontiguousarray(self._buffer[:rows, self._header_bytes :])
         mode = "L" if channels == 1 else "RGB"
-        counts = Image.frombuffer(mode, (width, rows * height), pixels, "raw", mode, 0, 1).histogram()
+        pixels = b"".join(self._pixels)  # type: ignore[arg-type] # an array is a buffer
+        size = (width, len(self._pixels) * height)
+        counts = Image.frombuffer(mode, size, pixels, "raw", mode, 0, 1).histogram()
         by_channel = [counts[256 * channel : 256 * (channel + 1)] for channel in range(channels)]
         return (
             tuple(sum(value * number for value, number in enumerate(part)) for part in by_channel),
             tuple(sum(value * value * number for value, number in enumerate(part)) for part in by_channel),
         )
 
-    def _images(self) -> pa.Array | list[bytes]:
-        if self.form == "encoded":
-            return self._encoded
-        rows, stride = len(self.row_ids), self._buffer.shape[1]
-        offsets = np.arange(rows + 1, dtype=np.int32) * np.int32(stride)
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(self._buffer)]
-        return pa.BinaryArray.from_buffers(pa.binary(), rows, buffers)
+    def _raw_images(self) -> pa.Array:
+        """Return numpy's save format of each image: one join, since a copy for each row costs more."""
+        header = npy_header(self.shape)
+        data = header + header.join(self._pixels)  # type: ignore[arg-type] # an array is a buffer
+        stride = len(header) + int(np.prod(self.shape))
+        offsets = np.arange(len(self._pixels) + 1, dtype=np.int32) * np.int32(stride)
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
+        return pa.BinaryArray.from_buffers(pa.binary(), len(self._pixels), buffers)
 
 
 def store_rows(rows: FileRows, place: FilePlace, *, dataset: str, attempt: str) -> FileReport:

@@ -84,7 +84,7 @@ def write_file(
     Raises:
         SourceError: an image file cannot be read, after several attempts.
     """
-    written = FileRows(len(rows), settings.image, settings.storage)
+    written = FileRows(settings.image, settings.storage)
     stored = StoredRows(settings.previous) if settings.previous else None
     refused: list[tuple[Refused, int]] = []
     repeated = None

@@ -66,7 +66,7 @@ class FolderSource:
 
     def read(self, image: SourceImage) -> bytes:
         """Return the encoded bytes of an image; see `Source`."""
-        return read_file(storage.join(self.url, image.key))
+        return read_file(f"{self.url}/{image.key}")
 
 
 def is_image(key: str) -> bool:

@@ -102,4 +102,6 @@ def test_a_dataset_that_is_missing_is_one_line(tmp_path: Path, capsys: pytest.Ca
 def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "--help"]) == 0
     text = capsys.readouterr().out
-    assert all(verb in text for verb in ("show", "verify", "diff", "audit", "quarantine", "--repair", "--fix"))
+    assert all(
+        verb in text for verb in ("show", "verify", "diff", "audit", "quarantine", "--repair", "--fix")
+    )
