@@ -19,6 +19,7 @@ settings.register_profile("dlspark", deadline=None)
 settings.load_profile("dlspark")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep together, for tests side by side, what shares costly fixtures: a file, and all of e2e."""
     for item in items:

@@ -6,13 +6,15 @@ import logging
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pyspark import RDD
 from pyspark.sql import SparkSession
 
 from dlspark.contracts import ImageFormat
 from dlspark.data.augment import Augmentation
 from dlspark.data.images import ImageError, measure_image
-from dlspark.data.layout import Layout, cut, num_files_of
+from dlspark.data.layout import Layout, cut, most_rows, num_files_of
 from dlspark.data.listing import Part, Survey, borders_by_class, count_places
 from dlspark.data.moved import digest_of
 from dlspark.data.parquet_file import Storage
@@ -114,15 +116,7 @@ def plan_ingest(
             fix="add images, lower data.val_share and data.test_share, or set another data.split_seed",
         )
     row_bytes = image.height * image.width * image.channels
-    files = [
-        num_files_of(
-            int(rows.sum()),
-            row_bytes=row_bytes,
-            file_bytes=options.file_bytes,
-            num_streams=options.num_streams,
-        )
-        for rows in bucket_rows
-    ]
+    files = _num_files(bucket_rows, max(1, options.file_bytes // row_bytes), options.num_streams)
     num_tasks = sum(files)
     if not source.ships_content:
         # A task costs more than a small file: tasks are sized by bytes, but not fewer than keep cores busy.
@@ -141,6 +135,22 @@ def plan_ingest(
         storage=form,
         layout=cut(bucket_rows, files, num_tasks=num_tasks),
     )
+
+
+def _num_files(bucket_rows: NDArray[np.int64], rows_per_file: int, num_streams: int) -> list[int]:
+    """Return the files of each split, so many that none has more than `rows_per_file` rows.
+
+    Files are cut at the borders of buckets, so near-equal ones may pass the limit by a few rows: then there
+    are more of them.
+    """
+    files = []
+    for rows in bucket_rows:
+        total = int(rows.sum())
+        number = num_files_of(total, rows_per_file=rows_per_file, num_streams=num_streams)
+        while number + num_streams <= total and most_rows(rows, number) > rows_per_file:
+            number += num_streams
+        files.append(number)
+    return files
 
 
 def _split_rule(listing: RDD[Part], seen: Survey, options: IngestOptions) -> SplitRule:

@@ -25,18 +25,16 @@ def bucket_of(row_ids: NDArray[np.int64]) -> NDArray[np.int64]:
     return row_ids >> _BUCKET_SHIFT
 
 
-def num_files_of(rows: int, *, row_bytes: int, file_bytes: int, num_streams: int) -> int:
+def num_files_of(rows: int, *, rows_per_file: int, num_streams: int) -> int:
     """Return the number of files of a split.
 
     Args:
         rows: of the split, >= 0.
-        row_bytes: decoded bytes of a row, > 0.
-        file_bytes: decoded bytes of a file at most; a file has one row at least.
+        rows_per_file: at most, > 0.
         num_streams: the number of files is a multiple of it; with fewer rows than that, one row a file.
     """
     if rows <= num_streams:
         return rows
-    rows_per_file = max(1, file_bytes // row_bytes)
     needed = -(-rows // rows_per_file)
     multiple = -(-needed // num_streams) * num_streams
     return min(multiple, rows // num_streams * num_streams)
@@ -86,6 +84,16 @@ class Layout:
         raise IndexError(f"there is no file {file}")
 
 
+def most_rows(bucket_rows: NDArray[np.int64], num_files: int) -> int:
+    """Return the rows of the largest file of a split that is cut into `num_files`.
+
+    Args:
+        bucket_rows: int64 [NUM_BUCKETS], rows of the split.
+        num_files: > 0.
+    """
+    return int(np.bincount(_file_of_bucket(bucket_rows, num_files), weights=bucket_rows).max())
+
+
 def cut(bucket_rows: NDArray[np.int64], files: Sequence[int], *, num_tasks: int) -> Layout:
     """Cut the rows of each split into near-equal runs of their row ids.
 
@@ -97,11 +105,8 @@ def cut(bucket_rows: NDArray[np.int64], files: Sequence[int], *, num_tasks: int)
     file_of_bucket = np.zeros(bucket_rows.shape, dtype=np.int32)
     first_file = 0
     for split, (rows, number) in enumerate(zip(bucket_rows, files, strict=True)):
-        total = int(rows.sum())
-        if total:
-            # A bucket goes to the file that the middle of its rows falls into.
-            middle = 2 * np.cumsum(rows) - rows
-            file_of_bucket[split] = first_file + np.minimum(middle * number // (2 * total), number - 1)
+        if number:
+            file_of_bucket[split] = first_file + _file_of_bucket(rows, number)
         first_file += number
     return Layout(
         rows=tuple(int(rows.sum()) for rows in bucket_rows),
@@ -109,3 +114,9 @@ def cut(bucket_rows: NDArray[np.int64], files: Sequence[int], *, num_tasks: int)
         file_of_bucket=file_of_bucket,
         num_tasks=num_tasks,
     )
+
+
+def _file_of_bucket(bucket_rows: NDArray[np.int64], num_files: int) -> NDArray[np.int64]:
+    """Send each bucket to the file that the middle of its rows falls into."""
+    middle = 2 * np.cumsum(bucket_rows) - bucket_rows
+    return np.minimum(middle * num_files // (2 * int(bucket_rows.sum())), num_files - 1)

@@ -40,6 +40,8 @@ def test_make_demo(checkout: Path, demo: dict[str, Any]) -> None:
     assert run.data.tags["dlspark.backend"] == "horovod"
     assert run.data.tags["dlspark.workers"] == "2"
     assert run.data.metrics["test_accuracy"] == demo["test_accuracy"]
+    shown = {file.path for file in client.list_artifacts(demo["run_id"], "dataset")}
+    assert shown == {f"dataset/{name}" for name in ("card.txt", "quarantine.json", "samples.png")}
     champion = client.get_model_version_by_alias("digits", "champion")
     assert champion.run_id == demo["run_id"]
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 from sklearn.datasets import load_digits
 
 from dlspark.contracts import SPLITS
@@ -176,8 +177,6 @@ def test_a_lost_file_is_made_again_from_the_source_alone(make: Make, images: Pat
 
 
 def test_the_difference_of_two_datasets_is_told_row_by_row(make: Make, images: Path, tmp_path: Path) -> None:
-    from PIL import Image
-
     before = make(images, "before").manifest
     assert diff(str(tmp_path / "before"), before, str(tmp_path / "before"), before).same
     (images / "cat" / "000.png").rename(images / "dog" / "moved.png")
@@ -202,6 +201,23 @@ def test_a_damaged_dataset_is_not_compared(make: Make, images: Path, tmp_path: P
     (tmp_path / "b" / b.file_paths[0]).unlink()
     with pytest.raises(DatasetError, match="missing"):
         diff(str(tmp_path / "a"), a, str(tmp_path / "b"), b)
+
+
+def test_files_are_near_their_target_and_never_over_it(make: Make, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(600):
+        side = int(rng.integers(4, 41))
+        target = tmp_path / "sizes" / str(index % 2) / f"{index}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (side, side), dtype=np.uint8)).save(target)
+    row_bytes, file_bytes = 16 * 16, 16 * 16 * 20
+    manifest = make(
+        tmp_path / "sizes", size=16, resize="exact", file_bytes=file_bytes, num_streams=2, storage="encoded"
+    ).manifest
+    rows = [file.rows for split in SPLITS for file in manifest.splits[split].files]
+    assert sum(rows) == 600
+    assert max(rows) * row_bytes <= file_bytes
+    assert sum(0.5 * file_bytes <= number * row_bytes for number in rows) >= 0.95 * len(rows)
 
 
 def test_the_card_says_what_there_is(digits: Digits) -> None:

@@ -8,39 +8,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dlspark.contracts import SPLITS
-from dlspark.data.layout import NUM_BUCKETS, FilePlace, bucket_of, cut, num_files_of
+from dlspark.data.layout import NUM_BUCKETS, FilePlace, bucket_of, cut, most_rows, num_files_of
 
 
 @pytest.mark.parametrize(
-    ("rows", "row_bytes", "file_bytes", "streams", "files"),
+    ("rows", "rows_per_file", "streams", "files"),
     [
-        (0, 10, 100, 4, 0),  # an empty split
-        (3, 10, 100, 4, 3),  # fewer rows than streams: one each
-        (4, 10, 100, 4, 4),
-        (90, 10, 1000, 4, 4),  # one file would hold all; the streams want four
-        (90, 10, 100, 4, 12),  # nine needed, the next multiple of four
-        (9, 10, 1, 4, 8),  # a row is larger than a file may be: as many files as streams and rows allow
+        (0, 10, 4, 0),  # an empty split
+        (3, 10, 4, 3),  # fewer rows than streams: one each
+        (4, 10, 4, 4),
+        (90, 100, 4, 4),  # one file would hold all; the streams want four
+        (90, 10, 4, 12),  # nine needed, the next multiple of four
+        (9, 1, 4, 8),  # as many files as streams and rows allow
     ],
 )
-def test_number_of_files(rows: int, row_bytes: int, file_bytes: int, streams: int, files: int) -> None:
-    found = num_files_of(rows, row_bytes=row_bytes, file_bytes=file_bytes, num_streams=streams)
-    assert found == files
+def test_number_of_files(rows: int, rows_per_file: int, streams: int, files: int) -> None:
+    assert num_files_of(rows, rows_per_file=rows_per_file, num_streams=streams) == files
 
 
 @given(
     rows=st.tuples(st.integers(0, 3000), st.integers(0, 300), st.integers(0, 300)).filter(any),
     streams=st.integers(1, 20),
-    file_bytes=st.integers(70, 2000),
+    rows_per_file=st.integers(10, 300),
     tasks=st.integers(1, 40),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_every_row_has_one_file_and_files_are_near_equal(
-    rows: tuple[int, int, int], streams: int, file_bytes: int, tasks: int, seed: int
+    rows: tuple[int, int, int], streams: int, rows_per_file: int, tasks: int, seed: int
 ) -> None:
     rng = np.random.default_rng(seed)
     ids = [np.sort(rng.integers(0, 2**63, number)) for number in rows]
     buckets = np.stack([np.bincount(bucket_of(part), minlength=NUM_BUCKETS) for part in ids])
-    files = [num_files_of(number, row_bytes=7, file_bytes=file_bytes, num_streams=streams) for number in rows]
+    files = [num_files_of(number, rows_per_file=rows_per_file, num_streams=streams) for number in rows]
     layout = cut(buckets, files, num_tasks=min(tasks, sum(files)))
     assert layout.rows == rows
     # A file is cut at the border of a bucket: it may be off by what the two buckets at its ends hold.
@@ -61,6 +60,7 @@ def test_files_of_60000_rows_differ_by_a_few() -> None:
     layout = cut(buckets, [48, 0, 0], num_tasks=4)
     counts = np.bincount(layout.file_of(np.zeros(60_000, dtype=np.int8), ids))
     assert abs(counts - 1250).max() <= 15
+    assert most_rows(buckets[0], 48) == counts.max()
 
 
 def test_a_file_past_the_end_is_an_error() -> None:
