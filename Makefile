@@ -19,7 +19,7 @@ demo: setup ## set up, then ingest, train, evaluate and register on real handwri
 	$(BIN)/dlspark full experiment=digits
 
 test: setup ## set up, then run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_OPTIONS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(PYTEST_OPTIONS)
 
 test-fast: setup ## set up, then run the unit and architecture tests only
 	$(BIN)/python -m pytest $(FAST_TESTS) $(PYTEST_OPTIONS)

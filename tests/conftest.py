@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -19,12 +19,18 @@ settings.register_profile("dlspark", deadline=None)
 settings.load_profile("dlspark")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, for tests side by side, what shares costly fixtures: a file, and all of e2e."""
-    for item in items:
-        file = item.path.relative_to(Path(__file__).parent)
-        item.add_marker(pytest.mark.xdist_group("e2e" if file.parts[0] == "e2e" else str(file)))
+class _SharedFixtures(LoadScopeScheduling):
+    """Tests side by side: what shares costly fixtures stays together, a file and all of e2e."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "tests/e2e" if file.startswith("tests/e2e/") else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _SharedFixtures:
+    """Deal the tests out in this way; xdist's own groups do not work with pytest 9."""
+    return _SharedFixtures(config, log)
 
 
 @pytest.fixture(scope="session")
