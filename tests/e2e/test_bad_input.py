@@ -37,9 +37,9 @@ def _image(path: Path, value: int, size: int = 8) -> None:
 def tiny(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a source of two classes of 40 images and the dataset made from it."""
     folder = tmp_path_factory.mktemp("tiny")
-    for name in ("cat", "dog"):
+    for label, name in enumerate(("cat", "dog")):
         for index in range(40):
-            _image(folder / "source" / name / f"{index}.png", index)
+            _image(folder / "source" / name / f"{index}.png", 40 * label + index)
     ingest.run(compose([f"source={folder}/source", f"dataset={folder}/dataset"]), spark)
     return folder
 
@@ -167,8 +167,10 @@ def test_tracking_server_unreachable(tiny: Path, refused: Refused) -> None:
 
 @pytest.mark.spark
 def test_output_that_exists(tiny: Path, refused: Refused) -> None:
-    message = refused(tiny, "ingest", "source=source", "dataset=dataset", "cluster.master=local[2]")
+    words = ("ingest", "source=source", "dataset=dataset", "image.size=4", "cluster.master=local[2]")
+    message = refused(tiny, *words)
     assert "overwrite=true" in message
+    assert "size=4" in message
 
 
 @pytest.mark.spark
