@@ -6,7 +6,7 @@ FAST_TESTS := $(wildcard tests/unit tests/architecture)
 PYTEST_OPTIONS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast lint format lock wheel clean clean-all
+.PHONY: help setup demo test test-slow test-fast lint format lock wheel clean clean-all
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -18,8 +18,11 @@ setup: ## make .venv: pinned packages by hash, Horovod from source, this package
 demo: setup ## set up, then ingest, train, evaluate and register on real handwritten digits
 	$(BIN)/dlspark full experiment=digits
 
-test: setup ## set up, then run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(PYTEST_OPTIONS)
+test: setup ## set up, then run all tests but those that take minutes each
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadscope --no-loadscope-reorder $(PYTEST_OPTIONS)
+
+test-slow: setup ## set up, then run the tests that take minutes each
+	$(BIN)/python -m pytest -m slow $(PYTEST_OPTIONS)
 
 test-fast: setup ## set up, then run the unit and architecture tests only
 	$(BIN)/python -m pytest $(FAST_TESTS) $(PYTEST_OPTIONS)
