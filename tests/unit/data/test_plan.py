@@ -63,7 +63,7 @@ BATCHES = (1, 7, 64, 2000)
 def test_every_row_comes_once_and_the_rows_of_a_step_do_not_depend_on_the_ranks(
     rows: int, streams: int
 ) -> None:
-    file_rows = cut(rows, num_files_of(rows, row_bytes=1, file_bytes=max(1, rows // 40), num_streams=streams))
+    file_rows = cut(rows, num_files_of(rows, rows_per_file=max(1, rows // 40), num_streams=streams))
     everything = {(file, row) for file, number in enumerate(file_rows) for row in range(number)}
     for batch, shuffle in itertools.product(BATCHES, (True, False)):
         alone = plans(file_rows, num_ranks=1, streams=streams, batch=batch, shuffle=shuffle)
