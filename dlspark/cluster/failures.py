@@ -1,8 +1,9 @@
 """Failure records: how an error of a rank reaches the driver whole, and which one of several is the cause.
 
 A rank writes its own error to the run directory before it ends, since Spark and Horovod only report that a
-process ended. When one rank fails the others fail too, in their next collective: those errors are counted,
-not shown. Of the rest the earliest is the cause (clocks of hosts differ little against a rank's life).
+process ended; for a rank that was killed or that crashed its parent writes. When one rank fails the others
+fail too, in their next collective: those errors are counted, not shown. Of the rest the earliest is the cause
+(clocks of hosts differ little against a rank's life).
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ class FailureRecord:
     num_ranks: int
     host: str
     type: str
-    """Name of the exception's class."""
+    """Name of the exception's class, or of the signal that ended the process, or `exit code n`."""
     message: str
     notes: tuple[str, ...]
     """What was added on the way up with `add_note`: the phase, the step."""
     traceback: str
+    """Empty if the process ended without one."""
     unix_seconds: float
     is_secondary: bool
-    """It only says that another rank has left the job."""
+    """It only says that another rank has left the job, or that this one was told to end."""
+    fix: str | None = None
+    """What to do about it, where that is known."""
 
 
 def record_failure(error: BaseException, *, rank: int, num_ranks: int, host: str) -> FailureRecord:
@@ -55,9 +59,54 @@ def record_failure(error: BaseException, *, rank: int, num_ranks: int, host: str
     )
 
 
+def record_end(exit_code: int, *, rank: int, num_ranks: int, host: str, told_to_end: bool) -> FailureRecord:
+    """Describe the end of a rank's process that raised nothing, on the rank's host.
+
+    Args:
+        exit_code: as a shell reports it, 128 + n for signal n.
+        rank: the rank.
+        num_ranks: ranks of the job.
+        host: where it ran.
+        told_to_end: the job was being ended already.
+    """
+    kind, message, fix = _describe_end(exit_code)
+    return FailureRecord(
+        rank=rank,
+        num_ranks=num_ranks,
+        host=host,
+        type=kind,
+        message=message,
+        notes=(),
+        traceback="",
+        unix_seconds=time.time(),
+        is_secondary=told_to_end,
+        fix=fix,
+    )
+
+
+def _describe_end(exit_code: int) -> tuple[str, str, str | None]:
+    """Return the kind of an end, what it means, and what to do."""
+    if exit_code <= _SIGNAL_BASE:
+        return f"exit code {exit_code}", "its process ended without an error or a result", None
+    name = signal.Signals(exit_code - _SIGNAL_BASE).name
+    if name == "SIGKILL":
+        fix = "if the host ran out of memory (`dmesg` says so), give the executors more, or use fewer workers"
+        return name, "its process was killed from outside", fix
+    return name, "its process was ended by this signal", "the last lines of the ranks may hold its stacks"
+
+
+def has_failure(folder: str, rank: int) -> bool:
+    """Tell whether a rank has left a record."""
+    return _file_name(rank) in storage.list_names(folder)
+
+
+def _file_name(rank: int) -> str:
+    return f"rank-{rank:05d}.json"
+
+
 def write_failure(folder: str, record: FailureRecord) -> None:
     """Write a record as `<folder>/rank-00001.json`."""
-    storage.write_json(storage.join(folder, f"rank-{record.rank:05d}.json"), dataclasses.asdict(record))
+    storage.write_json(storage.join(folder, _file_name(record.rank)), dataclasses.asdict(record))
 
 
 def write_host(folder: str, rank: int, host: str) -> None:
@@ -88,48 +137,46 @@ def find_cause(records: Sequence[FailureRecord]) -> FailureRecord | None:
     return next((record for record in records if not record.is_secondary), None)
 
 
-def recorded_error(cause: FailureRecord, *, num_others: int, where: str | None) -> WorkerFailedError:
+def recorded_error(
+    cause: FailureRecord, *, num_others: int, where: str | None, output: Sequence[str] = ()
+) -> WorkerFailedError:
     """Return the driver's error for a recorded failure: one line, then the rank's traceback.
 
     Args:
         cause: the failure that came first.
         num_others: ranks that failed because of it.
         where: folder of the records, if they were written.
+        output: the last lines that the ranks wrote, shown if there is no traceback.
     """
     lines = cause.message.strip().splitlines() or ["(no message)"]
     notes = "".join(f" [{note}]" for note in cause.notes)
     more = "" if not num_others else f"; {num_others} other rank{'s' * (num_others > 1)} ended because of it"
     who = f"rank {cause.rank} of {cause.num_ranks} on host {cause.host}"
-    error = WorkerFailedError(f"{who} failed: {cause.type}: {lines[0].rstrip('.')}{notes}{more}", where=where)
-    return _with_details(error, f"Traceback of {who}:\n{cause.traceback}")
+    what = f"{who} failed: {cause.type}: {lines[0].rstrip('.')}{notes}{more}"
+    error = WorkerFailedError(what, where=where, fix=cause.fix)
+    if cause.traceback:
+        return _with_details(error, f"Traceback of {who}:", cause.traceback)
+    return _with_details(error, "Last lines of the ranks:", *output)
 
 
-def silent_error(
-    *, rank: int, num_ranks: int, host: str, exit_code: int | None, output: Sequence[str]
-) -> WorkerFailedError:
-    """Return the driver's error for a rank that ended without a record, as after a kill or a crash in C code.
+def lost_error(*, rank: int, num_ranks: int, host: str, output: Sequence[str]) -> WorkerFailedError:
+    """Return the driver's error for a rank that went away with the process that watched it.
 
     Args:
-        rank: the rank that ended first.
+        rank: the rank.
         num_ranks: ranks of the job.
         host: where it ran.
-        exit_code: of its process as a shell reports it; None if its executor went away with it.
         output: the last lines that the ranks wrote.
     """
-    fix = None
-    if exit_code is None:
-        reason = "its executor was lost"
-        fix = "look into the log of the executor"
-    elif exit_code > _SIGNAL_BASE:
-        name = signal.Signals(exit_code - _SIGNAL_BASE).name
-        reason = f"its process was ended by {name}"
-        fix = "give the executors more memory, or use fewer workers a host" if name == "SIGKILL" else None
-    else:
-        reason = f"its process ended with exit code {exit_code} and left no record"
-    error = WorkerFailedError(f"rank {rank} of {num_ranks} on host {host} failed: {reason}", fix=fix)
-    return _with_details(error, "\n".join(("Last lines of the ranks:", *output))) if output else error
+    error = WorkerFailedError(
+        f"rank {rank} of {num_ranks} on host {host} failed: its executor was lost",
+        fix="look into the log of the executor, which may have passed its memory limit",
+    )
+    return _with_details(error, "Last lines of the ranks:", *output)
 
 
-def _with_details(error: WorkerFailedError, details: str) -> WorkerFailedError:
-    error.args = (f"{error}\n\n{details.rstrip()}",)
+def _with_details(error: WorkerFailedError, title: str, *details: str) -> WorkerFailedError:
+    if details:
+        text = "\n".join(details).rstrip()
+        error.args = (f"{error}\n\n{title}\n{text}",)
     return error

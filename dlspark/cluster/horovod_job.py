@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from dlspark.cluster.failures import find_cause, read_failures, read_hosts, recorded_error, silent_error
+from dlspark.cluster.failures import find_cause, lost_error, read_failures, read_hosts, recorded_error
 from dlspark.contracts import WorkerFunction, WorkerTask
 from dlspark.errors import ClusterError, DlsparkError
 
@@ -128,17 +128,15 @@ def _explain(
     records = read_failures(failures)
     cause = find_cause(records)
     if cause is not None:
-        return recorded_error(cause, num_others=len(records) - 1, where=failures)
+        return recorded_error(cause, num_others=len(records) - 1, where=failures, output=output)
     ended = re.search(r"Process name: (\d+)\s+Exit code: (\S+)", str(error))
     if ended is not None:
-        rank, code = int(ended.group(1)), ended.group(2)
-        return silent_error(
-            rank=rank,
-            num_ranks=num_ranks,
-            host=read_hosts(failures, num_ranks)[rank],
-            exit_code=int(code) if code.isdigit() else None,
-            output=output,
-        )
+        # Horovod names the rank whose end it saw first, which may be one that failed because of another.
+        left_a_record = {record.rank for record in records}
+        silent = [rank for rank in range(num_ranks) if rank not in left_a_record]
+        rank = silent[0] if silent else int(ended.group(1))
+        host = read_hosts(failures, num_ranks)[rank]
+        return lost_error(rank=rank, num_ranks=num_ranks, host=host, output=output)
     reason = thread_errors[0] if thread_errors else str(error)
     failed = ClusterError(
         "the Spark job of the training failed",

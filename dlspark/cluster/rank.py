@@ -1,7 +1,8 @@
-"""What runs in the process of one rank, around the function that the driver sends.
+"""What runs in the two processes of one rank, around the function that the driver sends.
 
-The function is unpickled only after the number of threads is in the environment, since unpickling imports
-torch, which reads it then.
+Horovod's process only watches; the rank is its child (see `supervise`), so that its end is recorded however
+it comes. The function is unpickled only after the number of threads is in the environment, since unpickling
+imports torch, which reads it then.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ from contextlib import ExitStack, contextmanager
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from dlspark.cluster.failures import record_failure, write_failure, write_host
+from dlspark.cluster.failures import has_failure, record_end, record_failure, write_failure, write_host
+from dlspark.cluster.supervise import run_supervised
 
 _log = logging.getLogger(__name__)
 
 
 def run_rank(call: bytes, failures: str, threads: int | None) -> bytes:
-    """Join the job and run a function; any error is recorded and raised.
+    """Join the job and run a function; whatever else ends the rank is recorded and ends this process too.
 
     Args:
         call: cloudpickle of (function, task).
@@ -31,25 +33,41 @@ def run_rank(call: bytes, failures: str, threads: int | None) -> bytes:
 
     Returns:
         cloudpickle of what `function(task, communicator)` returned.
+
+    Raises:
+        SystemExit: the rank failed.
     """
     # Horovod's launcher sets these for each process.
     rank, num_ranks = int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])
     local_size = int(os.environ["HOROVOD_LOCAL_SIZE"])
     host = socket.gethostname()
     _start_logging(rank, host)
-    write_host(failures, rank, host)
-    threads = threads or share_of_cores(local_size)
-    os.environ["OMP_NUM_THREADS"] = str(threads)
-    # The record is written before Horovod is shut down, so that it is older than those of the other ranks.
-    with ExitStack() as stack, _recording(failures, rank, num_ranks, host):
-        function, task = cloudpickle.loads(call)
-        import torch
 
-        from dlspark.cluster.horovod_communicator import HorovodCommunicator
+    def ended(exit_code: int, told_to_end: bool) -> None:
+        if not has_failure(failures, rank):
+            record = record_end(exit_code, rank=rank, num_ranks=num_ranks, host=host, told_to_end=told_to_end)
+            write_failure(failures, record)
 
-        torch.set_num_threads(threads)
-        communicator = stack.enter_context(HorovodCommunicator())
-        return bytes(cloudpickle.dumps(function(task, communicator)))
+    def run() -> bytes:
+        write_host(failures, rank, host)
+        num_threads = threads or share_of_cores(local_size)
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+        # The record is written before Horovod is shut down, so that it is older than those of other ranks.
+        with ExitStack() as stack, _recording(failures, rank, num_ranks, host):
+            return _join_and_run(call, num_threads, stack)
+
+    return run_supervised(run, ended)
+
+
+def _join_and_run(call: bytes, num_threads: int, stack: ExitStack) -> bytes:
+    function, task = cloudpickle.loads(call)
+    import torch
+
+    from dlspark.cluster.horovod_communicator import HorovodCommunicator
+
+    torch.set_num_threads(num_threads)
+    communicator = stack.enter_context(HorovodCommunicator())
+    return bytes(cloudpickle.dumps(function(task, communicator)))
 
 
 @contextmanager

@@ -9,11 +9,13 @@ import cloudpickle
 from dlspark.cluster.failures import (
     FailureRecord,
     find_cause,
+    has_failure,
+    lost_error,
     read_failures,
     read_hosts,
+    record_end,
     record_failure,
     recorded_error,
-    silent_error,
     write_failure,
     write_host,
 )
@@ -76,16 +78,32 @@ def test_an_error_is_recorded_with_its_notes_and_traceback() -> None:
     assert "raise KeyError" in record.traceback
 
 
+def _end(exit_code: int, *, told_to_end: bool = False) -> FailureRecord:
+    return record_end(exit_code, rank=1, num_ranks=2, host="a", told_to_end=told_to_end)
+
+
 def test_a_rank_that_ends_without_a_word_is_explained_by_its_exit_code() -> None:
-    killed = silent_error(rank=1, num_ranks=2, host="a", exit_code=137, output=["last words"])
-    assert str(killed).startswith("rank 1 of 2 on host a failed: its process was ended by SIGKILL")
-    assert "more memory" in str(killed)
-    assert "last words" in str(killed)
-    crashed = str(silent_error(rank=0, num_ranks=2, host="a", exit_code=139, output=[]))
+    killed = str(recorded_error(_end(137), num_others=1, where=None, output=["last words"]))
+    assert killed.startswith(
+        "rank 1 of 2 on host a failed: SIGKILL: its process was killed from outside; 1 other"
+    )
+    assert "memory" in killed.splitlines()[0]
+    assert killed.splitlines()[-1] == "last words"
+    crashed = str(recorded_error(_end(139), num_others=0, where=None))
     assert "SIGSEGV" in crashed
     assert "memory" not in crashed
-    assert "executor was lost" in str(silent_error(rank=0, num_ranks=2, host="a", exit_code=None, output=[]))
-    assert "exit code 3" in str(silent_error(rank=0, num_ranks=2, host="a", exit_code=3, output=[]))
+    assert "exit code 3" in str(recorded_error(_end(3), num_others=0, where=None))
+    lost = lost_error(rank=0, num_ranks=2, host="a", output=["last words"])
+    assert str(lost).startswith("rank 0 of 2 on host a failed: its executor was lost")
+    assert str(lost).endswith("last words")
+
+
+def test_a_rank_that_was_told_to_end_is_not_the_cause(tmp_path: Path) -> None:
+    assert find_cause([_end(143, told_to_end=True), _record(0, 5.0)]) == _record(0, 5.0)
+    assert find_cause([_end(143, told_to_end=True)]) is None
+    assert not has_failure(str(tmp_path), 1)
+    write_failure(str(tmp_path), _end(137))
+    assert has_failure(str(tmp_path), 1)
 
 
 def test_hosts_of_ranks_are_known_once_they_started(tmp_path: Path) -> None:
