@@ -125,6 +125,8 @@ def _open_session(master: str, app_name: str, folder: Path) -> SparkSession:
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "ERROR",
         "spark.local.dir": str(folder),
+        # Arrow's own allocators give the buffers of a Parquet file back to the kernel, and fetch them again.
+        "spark.executorEnv.ARROW_DEFAULT_MEMORY_POOL": "system",
         "spark.driver.extraJavaOptions": " ".join(
             (f"-Dlog4j2.configurationFile={log4j.as_uri()}", f"-Djava.io.tmpdir={folder}", java_options)
         ),

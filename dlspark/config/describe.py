@@ -18,7 +18,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from dlspark.config import schema
 from dlspark.config.schema import Config
 
 GROUPS = ("data", "model", "optimizer", "schedule", "augment", "cluster", "tracking", "experiment")
@@ -85,7 +84,7 @@ def describe_type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
 
 def describe_fields(section: type[BaseModel]) -> dict[str, str]:
     """Return the sentence under each field of a class of the schema, as one line; a field may have none."""
-    tree = ast.parse(inspect.getsource(schema))
+    tree = ast.parse(inspect.getsource(inspect.getmodule(section)))  # type: ignore[arg-type] # a class has one
     classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
     sentences = {}
     for field, below in itertools.pairwise(classes[section.__name__]):

@@ -20,7 +20,7 @@ from pyspark import RDD
 
 from dlspark.data.duplicates import Drop, drop_rows, find_duplicates, hashes_of
 from dlspark.data.layout import Layout
-from dlspark.data.listing import Part, copy_ids, splits_of
+from dlspark.data.listing import Part, copy_ids, splits_of, values_of
 from dlspark.data.parquet_file import FileReport
 from dlspark.data.sources.source import SourceImage
 from dlspark.data.spark_task import begin_task
@@ -138,7 +138,7 @@ def _write_partition(
     files: defaultdict[int, list[PlacedRow]] = defaultdict(list)
     for _, (batch, numbers, copy, row_ids) in parts:
         images = _images_of(batch, with_content=settings.source.ships_content)
-        parents = batch["row_id"].to_pylist()
+        parents = values_of(batch, "row_id")
         for file, row_id, parent_id, image in zip(numbers.tolist(), row_ids, parents, images, strict=True):
             files[file].append(PlacedRow(row_id, parent_id, copy, image))
     for file in sorted(files):
@@ -150,11 +150,11 @@ def _write_partition(
 
 def _images_of(batch: pa.RecordBatch, *, with_content: bool) -> Iterator[SourceImage]:
     """Return the images of a batch of LISTED; what splits need is left behind."""
-    columns = [batch[name].to_pylist() for name in ("key", "label", "num_bytes", "version")]
+    columns = [values_of(batch, name) for name in ("key", "label", "num_bytes", "version")]
     if not with_content:
         return map(SourceImage, *columns)
     nothing = repeat(None)
-    return map(SourceImage, *columns, nothing, nothing, batch["content"].to_pylist())
+    return map(SourceImage, *columns, nothing, nothing, values_of(batch, "content"))
 
 
 def _reduce(parts: Iterable[tuple[int, FileReport | pa.RecordBatch]]) -> Iterator[Written]:

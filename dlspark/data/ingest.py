@@ -73,8 +73,9 @@ def ingest(
 ) -> Ingested:
     """Publish the images of a source as a dataset.
 
-    A dataset that was made of the same images with the same options is recognised and left as it is. If only
-    images differ, those that are unchanged are taken over from it and not decoded again.
+    A dataset that was made of the same images with the same options is recognised and left as it is, unless
+    somebody has deleted files of it: they are made again. If only images differ, those that are unchanged are
+    taken over from it and not decoded again.
 
     Args:
         spark: the session whose executors do the work; they must reach source and dataset.
@@ -101,24 +102,45 @@ def ingest(
     try:
         with task_errors():
             seen = survey(listing)
+        lost: list[str] = []
         if published and not again and _is_same(published, seen, options):
-            _log.info("%s holds these images with these settings already: nothing is written", dataset)
-            publish.complete(dataset, published)
-            return Ingested(manifest=published, num_decoded=0, is_new=False)
-        publish.require_replaceable(dataset, overwrite=overwrite, why=_difference(published, options))
+            lost = publish.lost_files(dataset, published)
+            if not lost:
+                _log.info("%s holds these images with these settings already: nothing is written", dataset)
+                publish.complete(dataset, published)
+                return Ingested(manifest=published, num_decoded=0, is_new=False)
+            _log.warning("%d files of %s are lost and made again, such as %s", len(lost), dataset, lost[0])
+        publish.require_replaceable(
+            dataset, overwrite=overwrite or bool(lost), why=_difference(published, options)
+        )
         with task_errors():
             job = plan_ingest(spark, listing, seen, source=source, options=options)
-        with running_attempt(dataset) as attempt:
-            try:
-                settings = _settings(job, published, dataset, attempt)
-                reports = _write(spark, job, settings, progress)
-                manifest = _manifest(job, reports, request, attempt)
-                return _publish(job, settings, manifest, published, reports, overwrite=overwrite)
-            except BaseException:
-                publish.discard(dataset, attempt)
-                raise
+        replaces = overwrite or bool(lost)
+        return _make(spark, job, dataset, published, request=request, progress=progress, overwrite=replaces)
     finally:
         listing.unpersist()
+
+
+def _make(
+    spark: SparkSession,
+    job: IngestJob,
+    dataset: str,
+    published: Manifest | None,
+    *,
+    request: Mapping[str, Any],
+    progress: Progress,
+    overwrite: bool,
+) -> Ingested:
+    """Write the files and publish them; whatever fails leaves the folder as it was."""
+    with running_attempt(dataset) as attempt:
+        try:
+            settings = _settings(job, published, dataset, attempt)
+            reports = _write(spark, job, settings, progress)
+            manifest = _manifest(job, reports, request, attempt)
+            return _publish(job, settings, manifest, published, reports, overwrite=overwrite)
+        except BaseException:
+            publish.discard(dataset, attempt)
+            raise
 
 
 def _settings(job: IngestJob, published: Manifest | None, dataset: str, attempt: str) -> WriteSettings:

@@ -24,7 +24,7 @@ from dlspark.data.split import SplitRule
 from dlspark.data.write_file import read_with_retries
 from dlspark.errors import SourceError
 
-_TASKS_PER_CORE = 4
+_TASKS_PER_CORE = 8
 
 _log = logging.getLogger(__name__)
 

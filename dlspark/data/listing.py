@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -134,9 +134,14 @@ def borders_by_class(
     return dict(listing.flatMap(_positions_by_class).groupByKey().mapValues(borders).collect())
 
 
+def values_of(batch: pa.RecordBatch, name: str) -> list[Any]:
+    """Return a column of LISTED as Python values; several times faster than Arrow's own `to_pylist`."""
+    return batch[name].to_numpy(zero_copy_only=False).tolist()  # type: ignore[no-any-return]
+
+
 def splits_of(batch: pa.RecordBatch, rule: SplitRule) -> NDArray[np.int8]:
     """Return the splits of a batch of LISTED: int8 [n], indices into SPLITS."""
-    labels = batch["label"].to_pylist() if rule.borders else []
+    labels = values_of(batch, "label") if rule.borders else []
     positions, declared = batch["position"].to_numpy(), batch["declared"].to_numpy()
     return rule.codes(positions, declared, labels, batch["row_id"].to_numpy())
 
@@ -187,7 +192,7 @@ def _survey(parts: Iterable[Part]) -> Iterator[Survey]:
     part = Survey()
     for batch, ignored in parts:
         part.ignored.update(ignored)
-        labels = batch["label"].to_pylist()
+        labels = values_of(batch, "label")
         part.class_rows.update(label for label in labels if label is not None)
         part.num_unlabelled += batch["label"].null_count
         codes, rows = np.unique(batch["declared"].to_numpy(), return_counts=True)
@@ -217,7 +222,7 @@ def _mix_rows(columns: Sequence[NDArray[np.uint64]], seed: int) -> NDArray[np.ui
 
 
 def _first(batch: pa.RecordBatch) -> list[SourceImage]:
-    rows = heapq.nsmallest(_NUM_FIRST, range(batch.num_rows), key=batch["key"].to_pylist().__getitem__)
+    rows = heapq.nsmallest(_NUM_FIRST, range(batch.num_rows), key=values_of(batch, "key").__getitem__)
     return [
         SourceImage(
             batch["key"][row].as_py(),
@@ -248,7 +253,7 @@ def _count_places(
 
 def _positions_by_class(part: Part) -> Iterator[tuple[str, NDArray[np.float64]]]:
     batch = part.batch
-    labels = np.array([label or "" for label in batch["label"].to_pylist()])
+    labels = np.array([label or "" for label in values_of(batch, "label")])
     free = batch["declared"].to_numpy() == UNDECLARED
     for label in np.unique(labels[free]):
         yield str(label), batch["position"].to_numpy()[free & (labels == label)]

@@ -18,10 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from PIL import Image
 
 from dlspark import storage
 from dlspark.contracts import ImageFormat, Split
+from dlspark.data.channel_sums import ChannelSums
 from dlspark.data.fingerprint import hash_bytes, sum_by_class
 from dlspark.data.layout import FilePlace
 
@@ -121,6 +121,7 @@ class FileRows:
         self.labels: list[int] = []
         self.pixel_hashes: list[bytes] = []
         self.provenance: list[Provenance] = []
+        self.channel_sums = ChannelSums(self.shape)
         self._pixels: list[NDArray[np.uint8]] = []
         self._encoded: list[bytes] = []
 
@@ -140,6 +141,7 @@ class FileRows:
         self.labels.append(label)
         self.pixel_hashes.append(hash_bytes(pixels))
         self.provenance.append(provenance)
+        self.channel_sums.add(pixels)
         self._pixels.append(pixels)
         self._encoded.append(encoded)
 
@@ -153,19 +155,6 @@ class FileRows:
         ]
         arrays = [pa.array(values, type=field.type) for values, field in zip(columns, SCHEMA, strict=True)]
         return pa.table(arrays, schema=SCHEMA)
-
-    def channel_sums(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the sums of the pixel values and of their squares, exactly, by channel."""
-        height, width, channels = self.shape
-        mode = "L" if channels == 1 else "RGB"
-        pixels = b"".join(self._pixels)  # type: ignore[arg-type] # an array is a buffer
-        size = (width, len(self._pixels) * height)
-        counts = Image.frombuffer(mode, size, pixels, "raw", mode, 0, 1).histogram()
-        by_channel = [counts[256 * channel : 256 * (channel + 1)] for channel in range(channels)]
-        return (
-            tuple(sum(value * number for value, number in enumerate(part)) for part in by_channel),
-            tuple(sum(value * value * number for value, number in enumerate(part)) for part in by_channel),
-        )
 
     def _raw_images(self) -> pa.Array:
         """Return numpy's save format of each image: one join, since a copy for each row costs more."""
@@ -200,7 +189,7 @@ def store_rows(rows: FileRows, place: FilePlace, *, dataset: str, attempt: str) 
     report.min_row_id, report.max_row_id = rows.row_ids[0], rows.row_ids[-1]
     report.class_rows = Counter(rows.labels)
     report.class_sums = sum_by_class(rows.row_ids, rows.labels, rows.shape, rows.pixel_hashes)
-    report.channel_sums, report.channel_squares = rows.channel_sums()
+    report.channel_sums, report.channel_squares = rows.channel_sums.totals()
     for row_id, origin in zip(rows.row_ids, rows.provenance, strict=True):
         if row_id == origin.parent_id:
             report.sizes[_floor_power(origin.source_height), _floor_power(origin.source_width)] += 1

@@ -65,6 +65,12 @@ def find_published(dataset: str) -> Manifest | None:
     return None
 
 
+def lost_files(dataset: str, manifest: Manifest) -> list[str]:
+    """Return the files of a published dataset that are not there any more, relative to it."""
+    there = {f"{folder}/{name}" for folder, name in _files(dataset)}
+    return [path for path in (*manifest.file_paths, *manifest.quarantine_files) if path not in there]
+
+
 def require_replaceable(dataset: str, *, overwrite: bool, why: str) -> None:
     """Refuse to replace a dataset without the user's word.
 

@@ -54,6 +54,16 @@ def test_only_added_and_changed_images_are_decoded(make: Make, images: Path, tmp
     assert verify(str(tmp_path / "dataset"), done.manifest, Steps()).damages == ()
 
 
+def test_files_that_somebody_has_deleted_are_made_again(make: Make, images: Path, tmp_path: Path) -> None:
+    first = make(images).manifest
+    train = first.splits["train"].files[0]
+    (tmp_path / "dataset" / train.path).unlink()
+    again = make(images)
+    assert (again.is_new, again.num_decoded) == (True, train.rows)
+    assert again.manifest.fingerprint == first.fingerprint
+    assert verify(str(tmp_path / "dataset"), again.manifest, Steps()).damages == ()
+
+
 def test_other_splits_take_every_row_over_and_other_sizes_none(make: Make, images: Path) -> None:
     make(images, num_streams=4)
     moved = make(images, overwrite=True, num_streams=3, val_share=0.4, file_bytes=60)

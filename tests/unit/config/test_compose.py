@@ -12,7 +12,9 @@ from omegaconf import OmegaConf
 
 from dlspark.config.compose import compose, resolved_yaml
 from dlspark.config.describe import GROUPS, list_keys
-from dlspark.config.schema import AdamConfig, Config, LeNet5Config, MnistCnnConfig, SgdConfig
+from dlspark.config.model_sections import LeNet5Config, MnistCnnConfig
+from dlspark.config.schema import Config
+from dlspark.config.train_sections import AdamConfig, SgdConfig
 from dlspark.errors import ConfigError
 
 _KEYS = st.sampled_from(sorted({key.name for key in list_keys()} | set(GROUPS)))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dlspark.config.data_sections import ImageConfig
 from dlspark.config.describe import describe_fields, list_choices, list_keys
-from dlspark.config.schema import ImageConfig, TrainConfig
+from dlspark.config.train_sections import TrainConfig
 
 
 def _allowed(name: str) -> str:

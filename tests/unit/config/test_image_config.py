@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from dlspark.config.schema import ImageConfig
+from dlspark.config.data_sections import ImageConfig
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,16 @@ import pytest
 import torch
 from torch import nn
 
-from dlspark.config import schema
+from dlspark.config import model_sections as sections
 from dlspark.errors import ModelError
 from dlspark.models.build import BUILDERS, build_model, option_names
 from dlspark.models.layers import activation_layer
 
 CONFIGS = {
-    "mlp": schema.MlpConfig,
-    "lenet5": schema.LeNet5Config,
-    "mnist_cnn": schema.MnistCnnConfig,
-    "resnet18": schema.ResNet18Config,
+    "mlp": sections.MlpConfig,
+    "lenet5": sections.LeNet5Config,
+    "mnist_cnn": sections.MnistCnnConfig,
+    "resnet18": sections.ResNet18Config,
 }
 
 

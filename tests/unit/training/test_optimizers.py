@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from dlspark.config import schema
+from dlspark.config import train_sections as sections
 from dlspark.errors import ModelError
 from dlspark.models.build import build_model
 from dlspark.training.optimizers import build_optimizer
@@ -89,8 +89,10 @@ def test_weight_decay_leaves_out_biases_and_norms() -> None:
     assert len(decayed["params"]) + len(others["params"]) == len(list(model.parameters()))
 
 
-@pytest.mark.parametrize("config", [schema.SgdConfig(), schema.AdamConfig(), schema.AdamConfig(name="adamw")])
-def test_all_keys_of_the_configuration_are_taken(config: schema.SgdConfig | schema.AdamConfig) -> None:
+@pytest.mark.parametrize(
+    "config", [sections.SgdConfig(), sections.AdamConfig(), sections.AdamConfig(name="adamw")]
+)
+def test_all_keys_of_the_configuration_are_taken(config: sections.SgdConfig | sections.AdamConfig) -> None:
     values = config.model_dump()
     optimizer = build_optimizer(nn.Linear(2, 2), values.pop("name"), **values)
     for key in set(values) - {"weight_decay"}:

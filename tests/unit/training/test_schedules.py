@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from dlspark.config import schema
+from dlspark.config import train_sections
 from dlspark.errors import ConfigError
 from dlspark.training.schedules import build_schedule
 
@@ -62,7 +62,7 @@ def test_warmup_as_long_as_the_run_is_logged(caplog: pytest.LogCaptureFixture) -
 
 def test_all_names_and_keys_of_the_configuration_are_taken() -> None:
     for name in ("constant", "cosine", "step", "exponential"):
-        values = schema.ScheduleConfig(name=name).model_dump()
+        values = train_sections.ScheduleConfig(name=name).model_dump()
         schedule = build_schedule(values.pop("name"), steps_per_epoch=7, epochs=3, **values)
         assert all(0.0 <= schedule(step) <= 1.0 for step in range(21))
 
