@@ -10,6 +10,7 @@ than 2, none by more than 19), at two thirds of the cost.
 from __future__ import annotations
 
 import io
+import sys
 from typing import Literal, NamedTuple, cast
 
 import numpy as np
@@ -22,6 +23,7 @@ from dlspark.data import image_resize
 from dlspark.data.image_files import load_image, open_image, png_depth, read_turn, swaps_sides
 from dlspark.data.image_modes import mode_of, natural_channels, to_eight_bit
 from dlspark.data.image_reasons import ImageError, Reason
+from dlspark.data.plain_png import read_plain_png
 
 __all__ = [
     "IMAGE_EXTENSIONS",
@@ -94,16 +96,10 @@ def decode_for_ingest(
     Raises:
         ImageError: as `decode_image`, and below_minimum_size and constant_image.
     """
-    picture = open_image(data, max_pixels=max_pixels, min_size=min_size)
-    source_width, source_height = picture.size
-    plain = _is_plain(picture, data, image)
-    placement, turn = _prepare(picture, image)
-    load_image(picture, data)
-    if placement is None:
-        turn = read_turn(picture)
-        placement = _place(picture, image, turn)
+    opened = _open_placed(data, image, max_pixels=max_pixels, min_size=min_size)
+    picture, placement, turn = opened.picture, opened.placement, opened.turn
     scaled = image_resize.scale(to_eight_bit(picture, image.channels), placement)
-    keeps_file = plain and scaled is picture and turn is None
+    keeps_file = opened.is_plain and scaled is picture and turn is None
     if turn is not None:
         scaled = scaled.transpose(turn)
     if refuse_constant:
@@ -111,8 +107,7 @@ def decode_for_ingest(
     if image.resize == "pad":
         padded = image_resize.pad(scaled, image)
         keeps_file, scaled = keeps_file and padded is scaled, padded
-    if swaps_sides(turn):
-        source_width, source_height = source_height, source_width
+    source_width, source_height = opened.size[::-1] if swaps_sides(turn) else opened.size
     pixels = np.frombuffer(scaled.tobytes(), dtype=np.uint8).reshape(
         image.height, image.width, image.channels
     )
@@ -151,8 +146,9 @@ def decode_stored(data: bytes) -> NDArray[np.uint8]:
     Raises:
         ImageError: no PNG or JPEG with 8-bit gray or RGB pixels, or damaged.
     """
+    plain = read_plain_png(data, max_pixels=sys.maxsize, min_size=1)
     try:
-        with Image.open(io.BytesIO(data), formats=_STORED_FORMATS) as picture:
+        with plain or Image.open(io.BytesIO(data), formats=_STORED_FORMATS) as picture:
             raw = picture.tobytes()
     except MemoryError:
         raise
@@ -161,6 +157,34 @@ def decode_stored(data: bytes) -> NDArray[np.uint8]:
     if picture.mode not in ("L", "RGB"):
         raise ImageError("unsupported_mode", f"stored images are gray (L) or RGB, not of mode {picture.mode}")
     return np.frombuffer(raw, dtype=np.uint8).reshape(picture.height, picture.width, -1)
+
+
+class _Opened(NamedTuple):
+    """An image file, decoded, and what is to become of it."""
+
+    picture: Image.Image
+    placement: image_resize.Placement
+    """In the orientation of the file."""
+    turn: Image.Transpose | None
+    size: tuple[int, int]
+    """Width and height in the file, in pixels; a JPEG may be decoded at less."""
+    is_plain: bool
+    """See `_is_plain`."""
+
+
+def _open_placed(data: bytes, image: ImageFormat, *, max_pixels: int, min_size: int) -> _Opened:
+    picture = read_plain_png(data, max_pixels=max_pixels, min_size=min_size)
+    if picture is not None:
+        is_plain = picture.mode == mode_of(image.channels)
+        return _Opened(picture, _place(picture, image, None), None, picture.size, is_plain)
+    picture = open_image(data, max_pixels=max_pixels, min_size=min_size)
+    size, is_plain = picture.size, _is_plain(picture, data, image)
+    placement, turn = _prepare(picture, image)
+    load_image(picture, data)
+    if placement is None:
+        turn = read_turn(picture)
+        placement = _place(picture, image, turn)
+    return _Opened(picture, placement, turn, size, is_plain)
 
 
 def _prepare(
