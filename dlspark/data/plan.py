@@ -2,16 +2,17 @@
 
 An epoch permutes the files of a split and deals them to C canonical streams; a stream is its files one after
 the other, the rows of each permuted. The global order takes row r = 0, 1, 2 ... of every stream that has so
-many, and step s is its positions [s B, (s + 1) B). Rank k of N owns the streams c with c mod N = k. So the
-rows of a step depend on (fingerprint, seed, epoch, s) only, each row comes once, and a rank reads only its
-own files; the price is that ranks hold unequal shares of a step where N does not divide C, and none where N
-exceeds it.
+many, and step s is its positions [s B, (s + 1) B), put in the order of the streams. Rank k of N takes the
+k-th of N near-equal parts of that: the batches of the ranks, one after the other, are the batch of a single
+rank. So the rows of a step depend on (fingerprint, seed, epoch, s) only, each row comes once, no rank holds
+more than one row more than another, and a rank reads the files of about C / N streams; a stream at the border
+of two ranks is read by both.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,8 +25,8 @@ from dlspark.errors import DatasetError
 class RankPlan:
     """What one rank reads in one epoch. Legend: S steps, F files and R rows of this rank.
 
-    The rows of step s are [step_start[s], step_start[s + 1]) of `row_files` and `row_indices`, in the global
-    order.
+    The rows of step s are [step_start[s], step_start[s + 1]) of `row_files` and `row_indices`, in the order
+    of the streams.
     """
 
     num_steps: int
@@ -87,55 +88,82 @@ def plan_epoch(
     order = _permutation(num_files, fingerprint, seed, epoch, "files") if shuffle else np.arange(num_files)
     streams = [order[stream::num_streams] for stream in range(num_streams)]
     rows = np.asarray(file_rows, dtype=np.int64)
-    lengths = np.array([rows[stream].sum() for stream in streams], dtype=np.int64)
-
-    files: list[int] = []
-    positions, row_files, row_indices = [], [], []
-    for stream in range(rank, num_streams, num_ranks):
-        positions.append(_positions(lengths, stream))
-        for file in streams[stream]:
-            number = int(rows[file])
-            within = (
-                _permutation(number, fingerprint, seed, epoch, f"rows/{file}")
-                if shuffle
-                else np.arange(number)
-            )
-            row_files.append(np.full(number, len(files), dtype=np.int64))
-            row_indices.append(within)
-            files.append(int(file))
-    return _in_global_order(
-        np.array(files, dtype=np.int64),
-        _concatenate(positions),
-        _concatenate(row_files),
-        _concatenate(row_indices),
-        total=total,
-        global_batch_size=global_batch_size,
-    )
-
-
-def _in_global_order(
-    files: NDArray[np.int64],
-    positions: NDArray[np.int64],
-    row_files: NDArray[np.int64],
-    row_indices: NDArray[np.int64],
-    *,
-    total: int,
-    global_batch_size: int,
-) -> RankPlan:
-    order = np.argsort(positions)
-    positions, row_files, row_indices = positions[order], row_files[order], row_indices[order]
     num_steps = num_steps_of(total, global_batch_size)
-    starts = np.arange(num_steps + 1, dtype=np.int64) * global_batch_size
-    first_use = np.unique(row_files, return_index=True)[1]
+    borders = np.minimum(np.arange(num_steps + 1, dtype=np.int64) * global_batch_size, total)
+
+    def permute(file: int) -> NDArray[np.int64]:
+        number = int(rows[file])
+        return (
+            _permutation(number, fingerprint, seed, epoch, f"rows/{file}") if shuffle else np.arange(number)
+        )
+
+    begins, ends = _shares([rows[stream] for stream in streams], borders, rank=rank, num_ranks=num_ranks)
+    parts = [
+        _rows_of_stream(stream, rows[stream], begins[number], ends[number], permute)
+        for number, stream in enumerate(streams)
+        if (ends[number] > begins[number]).any()
+    ]
+    steps, row_files, row_indices = (np.concatenate(part) for part in zip(_NO_ROWS, *parts, strict=True))
+    order = np.argsort(steps, kind="stable")
+    files, first_use, positions = np.unique(row_files[order], return_index=True, return_inverse=True)
     by_first_use = np.argsort(first_use)
     return RankPlan(
         num_steps=num_steps,
-        global_rows=np.diff(np.minimum(starts, total)),
+        global_rows=np.diff(borders),
         files=files[by_first_use],
-        step_start=np.searchsorted(positions, starts).astype(np.int64),
-        row_files=np.argsort(by_first_use)[row_files],
-        row_indices=row_indices,
+        step_start=np.searchsorted(steps[order], np.arange(num_steps + 1)).astype(np.int64),
+        row_files=np.argsort(by_first_use)[positions],
+        row_indices=row_indices[order],
     )
+
+
+_NO_ROWS = (np.empty(0, dtype=np.int64),) * 3
+
+
+def _shares(
+    streams: Sequence[NDArray[np.int64]], borders: NDArray[np.int64], *, rank: int, num_ranks: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return which rows of each stream a rank holds in each step.
+
+    Args:
+        streams: rows of the files of each of the C streams.
+        borders: int64 [S + 1], of the steps in the global order.
+        rank: in [0, num_ranks).
+        num_ranks: N.
+
+    Returns:
+        First row and row after the last, counted along the stream: two of int64 [C, S].
+    """
+    lengths = np.array([files.sum() for files in streams], dtype=np.int64)
+    passed = np.stack(
+        [np.searchsorted(_positions(lengths, stream), borders) for stream in range(len(streams))]
+    )
+    counts = np.diff(passed, axis=1)
+    offsets = np.cumsum(counts, axis=0) - counts
+    step_rows = np.diff(borders)
+    begin, end = step_rows * rank // num_ranks, step_rows * (rank + 1) // num_ranks
+    first = passed[:, :-1]
+    return first + np.clip(begin - offsets, 0, counts), first + np.clip(end - offsets, 0, counts)
+
+
+def _rows_of_stream(
+    files: NDArray[np.int64],
+    file_rows: NDArray[np.int64],
+    begins: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    permute: Callable[[int], NDArray[np.int64]],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return step, file and row in the file of the rows [begins[s], ends[s]) of a stream: int64 [n] each."""
+    numbers = ends - begins
+    steps = np.repeat(np.arange(len(numbers)), numbers)
+    along = np.arange(numbers.sum()) + np.repeat(begins - (np.cumsum(numbers) - numbers), numbers)
+    starts = np.cumsum(file_rows) - file_rows
+    positions = np.searchsorted(starts, along, side="right") - 1
+    indices = along - starts[positions]
+    for position in np.unique(positions).tolist():
+        here = positions == position
+        indices[here] = permute(int(files[position]))[indices[here]]
+    return steps, files[positions], indices
 
 
 def _positions(lengths: NDArray[np.int64], stream: int) -> NDArray[np.int64]:
@@ -163,7 +191,3 @@ def _permutation(number: int, fingerprint: str, seed: int, epoch: int, what: str
     digest = hashlib.blake2b(text.encode(), digest_size=16, person=b"dlspark-plan").digest()
     numbers = np.random.Philox(key=np.frombuffer(digest, dtype="<u8")).random_raw(number)
     return np.argsort(numbers, kind="stable")
-
-
-def _concatenate(parts: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-    return np.concatenate([np.empty(0, dtype=np.int64), *parts])

@@ -170,10 +170,20 @@ def test_an_epoch_goes_on_at_any_step(dataset: tuple[str, Manifest], start_step:
 
 
 def test_a_rank_may_hold_no_row_and_still_gets_every_step(dataset: tuple[str, Manifest]) -> None:
-    batches = read_all(loader(dataset, rank=5, num_ranks=7))
-    assert len(batches) == 6
+    batches = read_all(loader(dataset, rank=0, num_ranks=7, global_batch_size=6))
+    assert len(batches) == 14
     assert {len(batch.row_ids) for batch in batches} == {0}
     assert batches[0].images.shape == (0, 3, 5, 4)
+
+
+def test_the_batches_of_the_ranks_together_are_the_batch_of_one(dataset: tuple[str, Manifest]) -> None:
+    alone = read_all(loader(dataset))
+    ranks = [read_all(loader(dataset, rank=rank, num_ranks=9)) for rank in range(9)]
+    for step, batch in enumerate(alone):
+        parts = [batches[step] for batches in ranks]
+        assert max(len(part.row_ids) for part in parts) - min(len(part.row_ids) for part in parts) <= 1
+        assert torch.equal(torch.cat([part.images for part in parts]), batch.images)
+        assert torch.equal(torch.cat([part.labels for part in parts]), batch.labels)
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -49,6 +49,10 @@ def steps_of(ranks: list[RankPlan]) -> list[set[tuple[int, int]]]:
     return [{row for plan in ranks for row in rows_of_step(plan, step)} for step in range(ranks[0].num_steps)]
 
 
+def rows_in_order(ranks: list[RankPlan]) -> list[list[tuple[int, int]]]:
+    return [[row for plan in ranks for row in rows_of_step(plan, step)] for step in range(ranks[0].num_steps)]
+
+
 def cut(rows: int, num_files: int) -> list[int]:
     return [len(part) for part in np.array_split(np.arange(rows), num_files)]
 
@@ -100,13 +104,17 @@ def test_any_files_any_ranks_any_streams(
     ranks = plans(file_rows, num_ranks=num_ranks, **options)  # type: ignore[arg-type]
     assert steps_of(ranks) == expected
     assert sum(len(step) for step in expected) == sum(file_rows)
-    assert sorted(file for plan in ranks for file in plan.files.tolist()) == list(range(len(file_rows)))
+    assert {file for plan in ranks for file in plan.files.tolist()} == set(range(len(file_rows)))
+    for step, together in enumerate(rows_in_order(plans(file_rows, num_ranks=1, **options))):  # type: ignore[arg-type]
+        assert rows_in_order(ranks)[step] == together
+        shares = [len(rows_of_step(plan, step)) for plan in ranks]
+        assert max(shares) - min(shares) <= 1
 
 
 def test_the_order_of_one_rank_is_the_global_order() -> None:
     # Two files in two streams, unshuffled: rows alternate until the shorter file is over.
     (plan,) = plans([2, 4], num_ranks=1, streams=2, batch=4, shuffle=False)
-    assert rows_of_step(plan, 0) == [(0, 0), (1, 0), (0, 1), (1, 1)]
+    assert rows_of_step(plan, 0) == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert rows_of_step(plan, 1) == [(1, 2), (1, 3)]
 
 
@@ -129,7 +137,7 @@ def test_the_plan_is_the_same_on_every_machine_and_release() -> None:
     assert [rows_of_step(plan, step) for step in range(2)] == PINNED
 
 
-PINNED = [[(2, 1), (1, 1), (2, 0), (1, 0), (2, 2)], [(1, 2), (0, 0), (0, 1), (0, 2)]]
+PINNED = [[(2, 1), (2, 0), (2, 2), (1, 1), (1, 0)], [(0, 0), (0, 1), (0, 2), (1, 2)]]
 
 
 def test_a_batch_is_mixed_even_where_the_files_are_sorted_by_label() -> None:
@@ -145,9 +153,24 @@ def test_a_batch_is_mixed_even_where_the_files_are_sorted_by_label() -> None:
     assert np.mean(entropies) > 0.75 * math.log(10)
 
 
+def test_a_rank_reads_the_files_of_its_streams_and_of_the_borders() -> None:
+    ranks = plans([25] * 64, num_ranks=4, streams=16, batch=64)
+    assert [len(plan.files) for plan in ranks] == [16] * 4  # 64 rows of 16 streams: no border inside a stream
+    for num_ranks in (3, 5, 16, 40):
+        ranks = plans([25] * 64, num_ranks=num_ranks, streams=16, batch=64)
+        assert max(len(plan.files) for plan in ranks) <= 4 * (16 // num_ranks + 2)
+
+
+def test_fewer_files_than_ranks_leave_no_rank_without_work() -> None:
+    ranks = plans([400, 300, 300], num_ranks=16, streams=16, batch=64)
+    shares = [len(plan.row_files) for plan in ranks]
+    assert sum(shares) == 1000
+    assert min(shares) >= 62
+
+
 def test_fewer_rows_than_ranks_is_an_error_in_training_and_none_in_evaluation() -> None:
     with pytest.raises(DatasetError, match="3 rows and 4 ranks"):
         plans([1, 2], num_ranks=4)
     ranks = plans([1, 2], num_ranks=4, shuffle=False)
     assert [len(step) for step in steps_of(ranks)] == [3]
-    assert [len(plan.row_files) for plan in ranks] == [1, 2, 0, 0]
+    assert [len(plan.row_files) for plan in ranks] == [0, 1, 1, 1]
