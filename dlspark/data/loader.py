@@ -1,6 +1,6 @@
 """One split as batches in memory: the plan says which rows, the readers bring files, a thread works ahead.
 
-A rank holds the files that its streams are in and no others; a file is dropped with its last row. Batches are
+A rank holds the files that its rows are in and no others; a file is dropped with its last row. Batches are
 gathered, augmented and normalised whole, in the thread, so that training waits for data only if that thread
 is slower than the network.
 """
@@ -8,7 +8,7 @@ is slower than the network.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -71,15 +71,8 @@ def open_split(
             where=storage.absolute(dataset),
             fix=f"ingest more images, or raise data.{split}_share" if split != "train" else None,
         )
-    num_streams = min(manifest.num_streams, len(entry.files))
-    if rank == 0 and num_ranks > num_streams:
-        _log.warning(
-            "%d of %d ranks get no %s rows: it has %d streams",
-            num_ranks - num_streams,
-            num_ranks,
-            split,
-            num_streams,
-        )
+    if rank == 0 and global_batch_size < num_ranks:
+        _log.warning("a step of %d rows gives some of %d ranks none", global_batch_size, num_ranks)
     plan = partial(
         plan_epoch,
         [file.rows for file in entry.files],
@@ -178,14 +171,15 @@ class Loader:
             held: dict[int, _HeldFile] = {}
             for step in range(start_step, plan.num_steps):
                 rows = slice(plan.step_start[step], plan.step_start[step + 1])
-                needed, counts = np.unique(plan.row_files[rows], return_counts=True)
-                while not held.keys() >= set(needed.tolist()):
+                files, starts = _runs(plan.row_files[rows])
+                while not held.keys() >= set(files):
                     position, file = next(arriving)
                     held[position] = file
-                yield self._gather(plan, step, epoch, held)
-                rows_left[needed] -= counts
-                for position in needed[rows_left[needed] == 0].tolist():
-                    del held[position]
+                yield self._gather(plan, step, epoch, [held[position] for position in files], starts)
+                rows_left[files] -= np.diff(starts)
+                for position in files:
+                    if not rows_left[position]:
+                        del held[position]
 
     def _read(
         self, plan: RankPlan, rows_left: NDArray[np.int64]
@@ -203,16 +197,17 @@ class Loader:
                 )
                 yield position, _HeldFile(row_ids=columns.row_ids, labels=columns.labels, pixels=pixels)
 
-    def _gather(self, plan: RankPlan, step: int, epoch: int, held: Mapping[int, _HeldFile]) -> Batch:
-        rows = slice(plan.step_start[step], plan.step_start[step + 1])
-        files, indices = plan.row_files[rows], plan.row_indices[rows]
+    def _gather(
+        self, plan: RankPlan, step: int, epoch: int, files: Sequence[_HeldFile], starts: Sequence[int]
+    ) -> Batch:
+        """Make the batch of a step, whose rows [starts[i], starts[i + 1]) are in files[i]."""
+        indices = plan.row_indices[plan.step_start[step] : plan.step_start[step + 1]]
         image = self._manifest.preprocessing.image
-        pixels = np.empty((len(files), image.height, image.width, image.channels), dtype=np.uint8)
-        row_ids, labels = np.empty((2, len(files)), dtype=np.int64)
-        for position in np.unique(files).tolist():
-            here = np.flatnonzero(files == position)
-            file, wanted = held[position], indices[here]
-            pixels[here], row_ids[here], labels[here] = (
+        pixels = np.empty((len(indices), image.height, image.width, image.channels), dtype=np.uint8)
+        row_ids, labels = np.empty((2, len(indices)), dtype=np.int64)
+        for file, start, end in zip(files, starts[:-1], starts[1:], strict=True):
+            wanted = indices[start:end]
+            pixels[start:end], row_ids[start:end], labels[start:end] = (
                 file.pixels[wanted],
                 file.row_ids[wanted],
                 file.labels[wanted],
@@ -226,6 +221,14 @@ class Loader:
             images=normalise(torch.from_numpy(pixels), self._manifest.preprocessing),
             labels=torch.from_numpy(labels),
         )
+
+
+def _runs(row_files: NDArray[np.int64]) -> tuple[list[int], list[int]]:
+    """Return the files of the rows of a step, and where each one's rows begin, with their end at last."""
+    if not len(row_files):
+        return [], [0]
+    starts = np.flatnonzero(np.diff(row_files, prepend=row_files[0] - 1)).tolist()
+    return row_files[starts].tolist(), [*starts, len(row_files)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

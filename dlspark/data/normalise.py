@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 
 from dlspark.contracts import Preprocessing
@@ -17,11 +19,16 @@ def normalise(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tenso
     Returns:
         float32 [b, C, H, W], contiguous, on the device of `pixels`.
     """
-    shape = (1, -1, 1, 1)
-    scale = torch.tensor([1 / (255 * std) for std in preprocessing.std], device=pixels.device).view(shape)
-    offset = torch.tensor(
-        [-mean / std for mean, std in zip(preprocessing.mean, preprocessing.std, strict=True)],
-        device=pixels.device,
-    ).view(shape)
-    values = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    return values.mul_(scale).add_(offset)
+    scale, offset = _factors(preprocessing.mean, preprocessing.std, pixels.device)
+    number, height, width, channels = pixels.shape
+    values = torch.empty((number, channels, height, width), device=pixels.device)
+    return torch.mul(pixels.permute(0, 3, 1, 2), scale, out=values).add_(offset)
+
+
+@functools.lru_cache(maxsize=16)
+def _factors(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    scale = torch.tensor([1 / (255 * value) for value in std], device=device)
+    offset = torch.tensor([-middle / value for middle, value in zip(mean, std, strict=True)], device=device)
+    return scale.view(1, -1, 1, 1), offset.view(1, -1, 1, 1)
