@@ -126,15 +126,14 @@ def _explain(
     error: Exception, num_ranks: int, failures: str, output: Sequence[str], thread_errors: Sequence[str]
 ) -> DlsparkError:
     records = read_failures(failures)
-    cause = find_cause(records)
+    # If every rank was told to end, as when the Spark job is cancelled, the first to go says so.
+    cause = find_cause(records) or (records[0] if len(records) == num_ranks else None)
     if cause is not None:
         return recorded_error(cause, num_others=len(records) - 1, where=failures, output=output)
-    ended = re.search(r"Process name: (\d+)\s+Exit code: (\S+)", str(error))
-    if ended is not None:
+    if re.search(r"Process name: \d+\s+Exit code: \S+", str(error)):
         # Horovod names the rank whose end it saw first, which may be one that failed because of another.
         left_a_record = {record.rank for record in records}
-        silent = [rank for rank in range(num_ranks) if rank not in left_a_record]
-        rank = silent[0] if silent else int(ended.group(1))
+        rank = next(rank for rank in range(num_ranks) if rank not in left_a_record)
         host = read_hosts(failures, num_ranks)[rank]
         return lost_error(rank=rank, num_ranks=num_ranks, host=host, output=output)
     reason = thread_errors[0] if thread_errors else str(error)

@@ -78,7 +78,8 @@ def test_the_process_does_not_outlive_a_killed_parent(end: Callable[[subprocess.
         child = _child_of(process)
         end(process)
         process.wait(timeout=10)
-        child.wait(timeout=10)
+        psutil.wait_procs([child], timeout=10)
+        assert not child.is_running()
 
 
 def test_being_told_to_end_is_passed_on() -> None:
