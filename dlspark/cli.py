@@ -82,7 +82,7 @@ def run_stage(stage: str, config: Config, spark: Any = None) -> Any:
         from dlspark.cluster.preflight import require_horovod
 
         require_horovod()
-    pipeline = import_module(f"pipelines.{stage}")
+    pipeline = import_module(f"pipelines.{stage.replace('-', '_')}")
     if spark is not None or not (stage in _NEEDS_SPARK or needs_horovod):
         return pipeline.run(config, spark)
     from dlspark.cluster.session import spark_session

@@ -48,6 +48,13 @@ class Preprocessing:
     """Per channel, of the training split, in units of [0, 1]."""
     std: tuple[float, ...]
     """Per channel, of the training split, in units of [0, 1]; > 0."""
+    crop: int | None = None
+    """Height and width of the centre that the network sees; None: the whole image."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width of the network's input, in pixels."""
+        return (self.crop, self.crop) if self.crop else (self.image.height, self.image.width)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -56,7 +63,12 @@ class Preprocessing:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Preprocessing:
         """Rebuild from `to_json`."""
-        return cls(image=ImageFormat(**values["image"]), mean=tuple(values["mean"]), std=tuple(values["std"]))
+        return cls(
+            image=ImageFormat(**values["image"]),
+            mean=tuple(values["mean"]),
+            std=tuple(values["std"]),
+            crop=values.get("crop"),
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

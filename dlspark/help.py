@@ -14,6 +14,8 @@ STAGES = {
     "register": "a run -> a version of a registered model, and the alias on it",
     "predict": "images and a model -> labels and probabilities in Parquet (Spark)",
     "full": "all of it: ingest, train, evaluate, register",
+    "replay": "a run -> the batch of one of its steps: rows, pixels as trained on, and the loss of each",
+    "bench-loader": "a dataset -> how fast it is read, by reader, threads and storage, beside the network",
     "doctor": "look at Java, Spark, Horovod, versions, slots and tracking, and say what to repair",
     "sync": "send what MLflow does not have yet of a run (its server was away)",
 }
@@ -30,7 +32,7 @@ DATA_VERBS = {
 
 _CLUSTER = ("cluster.master",)
 _LAUNCH = ("cluster.",)
-_READ = ("data.reader", "data.prefetch_batches")
+_READ = ("data.reader", "data.prefetch_batches", "data.num_threads", "data.memory_bytes")
 _TRACK = ("tracking.uri", "tracking.experiment", "tracking.run_name", "tracking.system_metrics_seconds")
 _REGISTER = ("tracking.registered_model", "tracking.alias")
 _INGEST = ("source", "dataset", "overwrite", "image.", "data.", "augment.")
@@ -43,6 +45,8 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "register": ("run_dir", "tracking.uri", *_REGISTER),
     "predict": ("source", "overwrite", "predict.", "tracking.uri", *_CLUSTER),
     "full": (*_INGEST, *_TRAIN, *_LAUNCH, "tracking."),
+    "replay": ("run_dir", "dataset", "step", *_READ),
+    "bench-loader": ("dataset", *_FIT, *_READ),
     "doctor": ("cluster.", "tracking.uri"),
     "sync": ("run_dir", "tracking.uri"),
 }
@@ -53,6 +57,8 @@ _GROUPS: dict[str, tuple[str, ...]] = {
     "register": ("experiment", "tracking"),
     "predict": ("experiment", "cluster", "tracking"),
     "full": ("experiment", "model", "optimizer", "schedule", "augment", "data", "cluster", "tracking"),
+    "replay": ("experiment",),
+    "bench-loader": ("experiment", "model", "optimizer", "augment"),
     "doctor": ("experiment", "cluster", "tracking"),
     "sync": ("experiment", "tracking"),
 }
@@ -60,7 +66,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
 
 def general_help() -> str:
     """Return the text of `dlspark --help`."""
-    stages = "\n".join(f"  {name:<9} {text}" for name, text in STAGES.items())
+    stages = "\n".join(f"  {name:<12} {text}" for name, text in STAGES.items())
     return f"""\
 dlspark <stage> key=value ... [--debug]
 
@@ -68,7 +74,7 @@ From a folder of images to a registered CNN: Spark ingests, Horovod trains, MLfl
 
 stages
 {stages}
-  data      {", ".join(DATA_VERBS)}: commands on a dataset, see dlspark data --help
+  data         {", ".join(DATA_VERBS)}: commands on a dataset, see dlspark data --help
 
 examples
   dlspark full experiment=digits

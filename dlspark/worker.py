@@ -7,13 +7,15 @@ WorkerTask of plain values. The same code runs under Horovod, and in one local p
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from dlspark.config import Config
-from dlspark.contracts import Communicator, EvaluationResult, Split, TrainResult, WorkerTask
+from dlspark.contracts import Communicator, EvaluationResult, Preprocessing, Split, TrainResult, WorkerTask
 from dlspark.data.augment import Augmentation
 from dlspark.data.loader import Loader, open_split
 from dlspark.data.manifest import Manifest, read_manifest
@@ -41,17 +43,36 @@ def build_network(config: Config, manifest: Manifest) -> nn.Module:
     """Return the network of a run, sized for its dataset, with first weights from torch's generator.
 
     Raises:
+        DatasetError: the images are smaller than the crop.
         ModelError: the network does not fit the images.
     """
-    image = manifest.preprocessing.image
+    preprocessing = preprocessing_of(config, manifest)
+    height, width = preprocessing.input_size
     return build_model(
         config.model.name,
-        channels=image.channels,
-        height=image.height,
-        width=image.width,
+        channels=preprocessing.image.channels,
+        height=height,
+        width=width,
         num_classes=len(manifest.classes),
         **config.model.model_dump(exclude={"name"}),
     )
+
+
+def preprocessing_of(config: Config, manifest: Manifest) -> Preprocessing:
+    """Return what lies between an image and the network of a run: the dataset's, and the run's crop.
+
+    Raises:
+        DatasetError: the images are smaller than the crop.
+    """
+    image, crop = manifest.preprocessing.image, config.augment.crop_size
+    if crop and crop > min(image.height, image.width):
+        raise DatasetError(
+            "the images are smaller than the crop",
+            got=f"augment.crop_size={crop}",
+            allowed=f"at most {min(image.height, image.width)}",
+            fix="lower augment.crop_size, or ingest with a larger image.size",
+        )
+    return replace(manifest.preprocessing, crop=crop)
 
 
 def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
@@ -66,10 +87,13 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
     device = _device_of(communicator)
     precision = choose_precision(config.train.precision, device)
     model = _build_initial_model(config, manifest, communicator).to(device)
+    opened = partial(
+        open_source, config, task.dataset, manifest, rank=communicator.rank, num_ranks=communicator.size
+    )
     with ExitStack() as stack:
-        train = stack.enter_context(_open(config, task, manifest, communicator, "train"))
+        train = stack.enter_context(opened("train"))
         has_val = manifest.splits["val"].rows > 0
-        val = stack.enter_context(_open(config, task, manifest, communicator, "val")) if has_val else None
+        val = stack.enter_context(opened("val")) if has_val else None
         tracker = stack.enter_context(_tracker_of(task, communicator))
         optimizer_options = config.optimizer.model_dump(exclude={"name"})
         schedule_options = config.schedule.model_dump(exclude={"name"})
@@ -113,17 +137,42 @@ def run_evaluation(task: WorkerTask, communicator: Communicator) -> EvaluationRe
     """Evaluate the final checkpoint of `task.run_dir` on `task.split`: each row once, over all ranks.
 
     Raises:
-        DatasetError: the dataset is not the one that the driver read.
+        DatasetError: the dataset is not the one that the driver read, or its images are of another size than
+            those that the network was trained on.
         ModelError: the run has no complete checkpoint.
     """
     config = Config.model_validate(task.config)
     manifest = _read_the_same_dataset(task)
     device = _device_of(communicator)
-    model, _ = load_checkpoint(final_checkpoint(task.run_dir))
-    with _open(config, task, manifest, communicator, task.split, training=False) as source:
+    model, description = load_checkpoint(final_checkpoint(task.run_dir))
+    with open_source(
+        config,
+        task.dataset,
+        _as_trained(manifest, description, task.dataset),
+        task.split,
+        rank=communicator.rank,
+        num_ranks=communicator.size,
+        training=False,
+    ) as source:
         return evaluate_model(
             model.to(device), source, communicator, num_classes=len(manifest.classes), device=device
         )
+
+
+def _as_trained(manifest: Manifest, trained: CheckpointDescription, dataset: str) -> Manifest:
+    """Return the manifest with the preprocessing that the network was trained with, and is served with."""
+    found, wanted = manifest.preprocessing.image, trained.preprocessing.image
+    got = (found.height, found.width, found.channels)
+    allowed = (wanted.height, wanted.width, wanted.channels)
+    if got != allowed:
+        raise DatasetError(
+            "the images are of another size than those that the network was trained on",
+            got=got,
+            allowed=f"{allowed} (height, width, channels)",
+            where=dataset,
+            fix="ingest with the image.size and image.channels of the training's dataset",
+        )
+    return replace(manifest, preprocessing=trained.preprocessing)
 
 
 def _read_the_same_dataset(task: WorkerTask) -> Manifest:
@@ -163,30 +212,49 @@ def _build_initial_model(config: Config, manifest: Manifest, communicator: Commu
     return model
 
 
-def _open(
+def open_source(
     config: Config,
-    task: WorkerTask,
+    dataset: str,
     manifest: Manifest,
-    communicator: Communicator,
     split: Split,
     *,
+    rank: int,
+    num_ranks: int,
     training: bool = True,
 ) -> Loader:
-    """Open a split for this rank: only the training split, in training, is shuffled and augmented."""
+    """Open a split for a rank as a run does: only the training split, in training, is shuffled and augmented.
+
+    Args:
+        config: of the run.
+        dataset: URL.
+        manifest: of the dataset; for an evaluation with the preprocessing of the training.
+        split: which rows.
+        rank: in [0, num_ranks).
+        num_ranks: of the run.
+        training: False for an evaluation.
+
+    Raises:
+        DatasetError: see `open_split`.
+    """
+    if training:
+        manifest = replace(manifest, preprocessing=preprocessing_of(config, manifest))
     shuffle = training and split == "train"
     on_the_fly = shuffle and not config.augment.copies
     return open_split(
-        task.dataset,
+        dataset,
         manifest,
         split,
         global_batch_size=config.train.global_batch_size,
         seed=config.train.seed,
-        rank=communicator.rank,
-        num_ranks=communicator.size,
+        rank=rank,
+        num_ranks=num_ranks,
         shuffle=shuffle,
         augmentation=Augmentation(**config.augment.changes) if on_the_fly else Augmentation(),
         reader=config.data.reader,
         prefetch_batches=config.data.prefetch_batches,
+        num_threads=config.data.num_threads,
+        memory_bytes=config.data.memory_bytes,
+        num_epochs=config.train.epochs if shuffle else 1,
     )
 
 
@@ -202,7 +270,7 @@ def _describe(config: Config, manifest: Manifest, fitted: FitResult) -> Checkpoi
     return CheckpointDescription(
         model=config.model.name,
         model_options=config.model.model_dump(mode="json", exclude={"name"}),
-        preprocessing=manifest.preprocessing,
+        preprocessing=preprocessing_of(config, manifest),
         classes=manifest.classes,
         fingerprint=manifest.fingerprint,
         epoch=fitted.epochs,

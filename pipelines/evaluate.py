@@ -11,7 +11,6 @@ from dlspark.config import Config
 from dlspark.contracts import EvaluationResult, Split, WorkerTask
 from dlspark.data.manifest import read_manifest
 from dlspark.errors import DatasetError
-from dlspark.inspection.pictures import draw_confusion_matrix
 from dlspark.tracking.run import reopen_run
 from dlspark.training.checkpoint import read_description
 from dlspark.worker import final_checkpoint, run_evaluation
@@ -113,6 +112,9 @@ def _record(
     *,
     step: int,
 ) -> None:
+    # Here, and not above: matplotlib takes seconds to import.
+    from dlspark.inspection.pictures import draw_confusion_matrix
+
     picture = storage.join(run_dir, "pictures", f"confusion_matrix_{split}.png")
     draw_confusion_matrix(result.confusion, classes, picture)
     with reopen_run(

@@ -23,7 +23,6 @@ from dlspark.data.augment import NO_AUGMENTATION, Augmentation
 from dlspark.data.card import card
 from dlspark.data.manifest import Manifest, read_manifest
 from dlspark.errors import ClusterError, DatasetError, TrackingError
-from dlspark.inspection.pictures import draw_confusion_matrix, draw_learning_curves
 from dlspark.progress import show_progress
 from dlspark.tracking.facts import DatasetFacts, dataset_name
 from dlspark.tracking.follow import follow_progress
@@ -32,7 +31,6 @@ from dlspark.tracking.run import TrackedRun, require_reachable, start_run
 from dlspark.worker import build_network, run_training
 from pipelines.run_directory import RunDescription, claim_run_dir, new_run_dir, write_run_description
 from pipelines.run_model import first_image, log_run_model
-from pipelines.sheet import write_sheet
 from pipelines.stage import required
 
 if TYPE_CHECKING:
@@ -213,6 +211,9 @@ def _launch(config: Config, task: WorkerTask, spark: SparkSession | None) -> Tra
 
 def _log_dataset(config: Config, manifest: Manifest, run_dir: str, tracked: TrackedRun) -> None:
     """Show people what is trained on: the card, samples, and what was left out."""
+    # Here, and not above: matplotlib takes seconds to import, which a wrong setting need not wait for.
+    from pipelines.sheet import write_sheet
+
     dataset = config.dataset or ""
     folder = storage.join(run_dir, "dataset")
     storage.write_bytes(storage.join(folder, "card.txt"), card(dataset, manifest).encode())
@@ -225,6 +226,8 @@ def _log_dataset(config: Config, manifest: Manifest, run_dir: str, tracked: Trac
 
 
 def _log_pictures(run_dir: str, manifest: Manifest, result: TrainResult, tracked: TrackedRun) -> None:
+    from dlspark.inspection.pictures import draw_confusion_matrix, draw_learning_curves
+
     curves = storage.join(run_dir, "pictures", "learning_curves.png")
     draw_learning_curves(metric_history(read_events(run_dir)), curves)
     tracked.log_artifact(curves)

@@ -93,6 +93,7 @@ def set_up(root: Path, environment: Mapping[str, str]) -> None:
         install_wheel(root, python, wheel, clean)
         install_this(root, python, clean)
         check_environment(root, python, clean)
+        make_class_archive(root, python, clean)
         stamp_file(root).write_text(stamp)
     say("ready: .venv/bin/dlspark")
 
@@ -247,6 +248,17 @@ def check_environment(root: Path, python: Path, environment: Mapping[str, str]) 
             [python, "-c", f"import {', '.join(IMPORTS)}"],
             log=root / ".venv" / "import.log",
             doing="importing what a run needs",
+            environment=environment,
+        )
+
+
+def make_class_archive(root: Path, python: Path, environment: Mapping[str, str]) -> None:
+    """Makes the archive of classes with which a local Spark starts in half the time."""
+    with step("making the class archive of Spark's JVM"):
+        run_quietly(
+            [python, "-m", "dlspark.cluster.make_class_archive"],
+            log=root / ".venv" / "class-archive.log",
+            doing="making the class archive",
             environment=environment,
         )
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dlspark
+from dlspark.cluster.class_archive import archive_options
 from dlspark.cluster.preflight import require_java
 from dlspark.errors import ClusterError
 
@@ -31,7 +32,7 @@ _log = logging.getLogger(__name__)
 EXISTING = "existing"
 """The `cluster.master` that opens no session."""
 
-_SECONDS_FOR_JVM_TO_END = 15
+_SECONDS_FOR_JVM_TO_END = 60
 # The JVMs of a local session live for a stage and only hand paths to Python: compiling their code as far as a
 # server would takes cores from the training that runs beside them.
 _SHORT_LIVED_JVM = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
@@ -72,12 +73,31 @@ def spark_session(master: str, app_name: str) -> Iterator[SparkSession]:
             got=f"cluster.master={EXISTING}",
             fix="run in a notebook with a session, through spark-submit, or set cluster.master to open one",
         )
-    require_java()
+    with open_own_session(master, app_name) as session:
+        yield session
+
+
+@contextmanager
+def open_own_session(
+    master: str, app_name: str, *, local_options: str | None = None
+) -> Iterator[SparkSession]:
+    """Give a new Spark session that ends with the block, and its JVM too.
+
+    Args:
+        master: Spark master.
+        app_name: name of the application.
+        local_options: further options of the JVMs of a local master; None: those for the class archive.
+
+    Raises:
+        ClusterError: Java is missing, or Spark does not start with this master.
+    """
+    java_version = require_java()
     from pyspark import SparkContext
 
     ends_jvm = SparkContext._gateway is None
+    options = archive_options(java_version) if local_options is None else local_options
     with tempfile.TemporaryDirectory(prefix="dlspark-spark-", ignore_cleanup_errors=True) as folder:
-        session = _open_session(master, app_name, Path(folder))
+        session = _open_session(master, app_name, Path(folder), options)
         try:
             yield session
         finally:
@@ -111,7 +131,7 @@ def _put_wheels_on_path(session: SparkSession) -> None:
             includes.append(name)
 
 
-def _open_session(master: str, app_name: str, folder: Path) -> SparkSession:
+def _open_session(master: str, app_name: str, folder: Path, local_options: str) -> SparkSession:
     from py4j.protocol import Py4JError  # type: ignore[import-untyped]
     from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
@@ -119,7 +139,7 @@ def _open_session(master: str, app_name: str, folder: Path) -> SparkSession:
     is_local = re.fullmatch(r"local(-cluster)?(\[.*\])?", master) is not None
     log4j = folder / "log4j2.properties"
     log4j.write_text(_LOG4J)
-    java_options = _SHORT_LIVED_JVM if is_local else ""
+    java_options = f"{_SHORT_LIVED_JVM} {local_options}".rstrip() if is_local else ""
     settings = {
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+from yaml import YAMLError
 
 from dlspark.config.describe import GROUPS, VARIANT_GROUPS, list_keys
 from dlspark.config.schema import Config
@@ -49,6 +50,27 @@ def compose(overrides: Sequence[str]) -> Config:
 def resolved_yaml(config: Config) -> str:
     """Return the whole configuration as YAML, the form of `<run_dir>/config.yaml`."""
     return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
+
+
+def read_resolved(text: str, where: str) -> Config:
+    """Return the configuration that `resolved_yaml` wrote.
+
+    Args:
+        text: of the file.
+        where: its path or URL, for the message.
+
+    Raises:
+        ConfigError: it is not of this version of dlspark, or damaged.
+    """
+    try:
+        return Config.model_validate(OmegaConf.to_container(OmegaConf.create(text)))
+    except (ValidationError, OmegaConfBaseException, YAMLError) as error:
+        raise ConfigError(
+            "the configuration of the run cannot be read",
+            got=str(error).splitlines()[0],
+            where=where,
+            fix="use the version of dlspark that made the run",
+        ) from error
 
 
 def _compose_files(words: Words) -> tuple[DictConfig, dict[str, str | None]]:

@@ -90,7 +90,11 @@ class DataConfig(Section):
     reader: Literal["petastorm", "arrow"] = "petastorm"
     """Who reads the Parquet files in training; both give the same rows in the same order."""
     prefetch_batches: Count = 4
-    """Batches that are prepared ahead of the step that uses them."""
+    """Batches that are prepared ahead of the step that uses them, if there is memory for them."""
+    num_threads: Count | None = None
+    """Threads of a worker that make batches; null: as many as it has cores."""
+    memory_bytes: Count = 2 * 1024**3
+    """What the files and batches of a split that a worker holds may take together."""
 
     @model_validator(mode="after")
     def _leave_rows_for_training(self) -> DataConfig:
@@ -116,7 +120,11 @@ class AugmentConfig(Section):
     mirror: bool = False
     """Mirror left to right with probability 1/2."""
     crop_padding: Annotated[int, Field(ge=0, le=64)] = 0
-    """Pad by so many pixels (zeros) and crop back at a random place."""
+    """Pad by so many pixels (zeros) and crop at a random place."""
+    crop_size: Count | None = None
+    """Height and width that the network sees: a random crop in training, the centre elsewhere; null: all."""
+    crop_min_area: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
+    """Above 0: crop a random part of at least this share of the area and scale it to crop_size."""
     rotate_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
     """Rotate about the centre by up to so many degrees either way; black outside."""
     colour: Share = 0.0
@@ -137,5 +145,19 @@ class AugmentConfig(Section):
             raise ValueError(
                 f"copies={self.copies} would repeat the images as they are; set mirror, crop_padding, "
                 "rotate_degrees, colour or erase, or copies=0"
+            )
+        if self.copies and self.crop_size:
+            raise ValueError(
+                f"copies={self.copies} are stored in the size of the images, got crop_size={self.crop_size}; "
+                "set image.size instead, or copies=0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_kind_of_crop(self) -> AugmentConfig:
+        if self.crop_min_area and self.crop_padding:
+            raise ValueError(
+                f"crop_min_area={self.crop_min_area} takes parts of the image, which crop_padding="
+                f"{self.crop_padding} would not pad; set one of them to 0"
             )
         return self

@@ -73,6 +73,8 @@ class Config(Section):
     """Replace an output of dlspark that is there already."""
     split: Literal["train", "val", "test"] = "test"
     """The split that `evaluate` reads."""
+    step: Count | None = None
+    """The step of the run that `replay` makes again, from 1, as in the run's metrics."""
     experiment: str | None = None
     """The file of conf/experiment that was chosen."""
     image: ImageConfig = ImageConfig()

@@ -44,24 +44,35 @@ def pixels_of(columns: FileColumns, image: ImageFormat, form: Storage, *, where:
     Raises:
         DatasetError: the column holds something else than `image` and `form` say.
     """
-    shape = (image.height, image.width, image.channels)
     if form == "raw":
-        return _view(columns.images, shape, where)
-    pixels = np.empty((len(columns.row_ids), *shape), dtype=np.uint8)
-    for row, data in enumerate(columns.images):
-        try:
-            pixels[row] = decode_stored(data.as_py())
-        except (OSError, SyntaxError, ValueError) as error:
-            raise DatasetError(
-                f"row {row} (row id {columns.row_ids[row]}) of a file is no PNG image of the dataset's shape",
-                got=f"{type(error).__name__}: {error}",
-                allowed=shape,
-                where=where,
-            ) from error
+        return view_pixels(columns, image, where=where)
+    pixels = np.empty((len(columns.row_ids), image.height, image.width, image.channels), dtype=np.uint8)
+    for row in range(len(pixels)):
+        pixels[row] = decode_row(columns, row, image, where=where)
     return pixels
 
 
-def _view(images: pa.Array, shape: tuple[int, int, int], where: str) -> NDArray[np.uint8]:
+def decode_row(columns: FileColumns, row: int, image: ImageFormat, *, where: str) -> NDArray[np.uint8]:
+    """Return the pixels of one row of storage encoded, uint8 [H, W, C]; see `pixels_of`."""
+    shape = (image.height, image.width, image.channels)
+    try:
+        pixels = decode_stored(columns.images[row].as_py())
+        if pixels.shape != shape:
+            raise ValueError(f"pixels of shape {pixels.shape}")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise DatasetError(
+            f"row {row} (row id {columns.row_ids[row]}) of a file is no image of the dataset's shape",
+            got=f"{type(error).__name__}: {error}",
+            allowed=shape,
+            where=where,
+        ) from error
+    return pixels
+
+
+def view_pixels(columns: FileColumns, image: ImageFormat, *, where: str) -> NDArray[np.uint8]:
+    """Return the pixels of storage raw as a view on the column; see `pixels_of`."""
+    shape = (image.height, image.width, image.channels)
+    images = columns.images
     header = npy_header(shape)
     height, width, channels = shape
     stride = len(header) + height * width * channels

@@ -1,16 +1,16 @@
-"""One split as batches in memory: the plan says which rows, the readers bring files, a thread works ahead.
+"""One split as batches in memory: the plan says which rows, the readers bring files, threads work ahead.
 
-A rank holds the files that its rows are in and no others; a file is dropped with its last row. Batches are
-gathered, augmented and normalised whole, in the thread, so that training waits for data only if that thread
-is slower than the network.
+A rank holds the files that its rows are in and no others; a file is dropped with its last row. One thread
+reads them, others gather, decode, augment and normalise whole batches, so that training waits for data only
+if they are slower than the network. The first batches of the next epoch are made while this one's last is
+trained on and while the network is evaluated.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from dlspark import storage
 from dlspark.contracts import Batch, Split
 from dlspark.data.augment import NO_AUGMENTATION, Augmentation, augment
-from dlspark.data.columns import pixels_of
+from dlspark.data.held_rows import HeldRows, hold_rows
+from dlspark.data.loader_memory import batches_ahead
 from dlspark.data.manifest import FileEntry, Manifest
 from dlspark.data.normalise import normalise
 from dlspark.data.plan import RankPlan, plan_epoch
@@ -44,7 +45,10 @@ def open_split(
     shuffle: bool,
     augmentation: Augmentation = NO_AUGMENTATION,
     reader: Reader = "petastorm",
-    prefetch_batches: int,
+    prefetch_batches: int = 4,
+    num_threads: int | None = None,
+    memory_bytes: int = 2 * 1024**3,
+    num_epochs: int = 1,
 ) -> Loader:
     """Return the part of a split that one rank reads, as a `BatchSource` and context manager.
 
@@ -59,10 +63,15 @@ def open_split(
         shuffle: another order in each epoch, for training; False for evaluation.
         augmentation: random changes to the pixels, another draw in each epoch.
         reader: who reads the Parquet files; both give the same batches.
-        prefetch_batches: batches that are prepared ahead, > 0.
+        prefetch_batches: batches that are prepared ahead, > 0; fewer if memory_bytes asks for it.
+        num_threads: that make batches, > 0; None: as many as torch computes with.
+        memory_bytes: what files and batches may take together.
+        num_epochs: that will be read, one after the other: at the end of each but the last, the next begins
+            to be prepared.
 
     Raises:
-        DatasetError: the split has no rows, or with `shuffle` fewer rows than ranks.
+        DatasetError: the split has no rows, or with `shuffle` fewer rows than ranks, or memory_bytes is not
+            enough.
     """
     entry = manifest.splits[split]
     if not entry.rows:
@@ -85,14 +94,26 @@ def open_split(
         shuffle=shuffle,
     )
     change = partial(augment, augmentation=augmentation, seed=seed)
+    num_threads = num_threads or torch.get_num_threads()
+    first = plan(epoch=0)
     return Loader(
         dataset=dataset,
         manifest=manifest,
         files=entry.files,
         plan=plan,
+        num_steps=first.num_steps,
         change=None if augmentation.is_identity else change,
         reader=reader,
-        prefetch_batches=prefetch_batches,
+        num_threads=num_threads,
+        num_ahead=batches_ahead(
+            first,
+            entry.files,
+            manifest.preprocessing.image,
+            wanted=prefetch_batches,
+            num_threads=num_threads,
+            memory_bytes=memory_bytes,
+        ),
+        num_epochs=num_epochs,
     )
 
 
@@ -106,27 +127,34 @@ class Loader:
         manifest: Manifest,
         files: Sequence[FileEntry],
         plan: Callable[..., RankPlan],
+        num_steps: int,
         change: Callable[..., NDArray[np.uint8]] | None,
         reader: Reader,
-        prefetch_batches: int,
+        num_threads: int,
+        num_ahead: int,
+        num_epochs: int,
     ) -> None:
-        """Plan the first epoch, so that what cannot work fails here.
+        """Start nothing yet.
 
         Args:
             dataset: URL.
             manifest: of the dataset.
             files: of the split.
             plan: gives the plan of an epoch (`epoch`) for this rank.
+            num_steps: of an epoch.
             change: gives pixels their augmentation (`pixels`, `row_ids`, `epoch`); None changes nothing.
             reader: see `read_files`.
-            prefetch_batches: see `open_split`.
+            num_threads: see `open_split`.
+            num_ahead: batches that are prepared ahead, > 0.
+            num_epochs: see `open_split`.
         """
         self._dataset, self._manifest, self._files = dataset, manifest, files
-        self._plan, self._change = plan, change
-        self._reader, self._prefetch_batches = reader, prefetch_batches
+        self._plan, self._change, self._reader = plan, change, reader
+        self._num_threads, self._num_ahead, self._num_epochs = num_threads, num_ahead, num_epochs
         self._running: set[Prefetcher[Batch]] = set()
+        self._begun: dict[int, Prefetcher[Batch]] = {}
         self.num_rows = sum(file.rows for file in files)
-        self.num_steps = plan(epoch=0).num_steps
+        self.num_steps = num_steps
 
     def __enter__(self) -> Loader:
         """Return itself."""
@@ -140,10 +168,11 @@ class Loader:
 
     def close(self) -> None:
         """Stop the threads of epochs that were not read to their end; their iterators end."""
-        for prefetcher in list(self._running):
-            prefetcher.close()
+        self._begun.clear()
+        while self._running:
+            self._running.pop().close()
 
-    def batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, start_step: int = 0) -> Generator[Batch, None, None]:
         """Yield one batch for each global step of an epoch, also where this rank has no row in it.
 
         Args:
@@ -154,28 +183,40 @@ class Loader:
         Raises:
             DatasetError: a file is not what the manifest says.
         """
-        produce = partial(self._make_batches, epoch, start_step)
-        with Prefetcher(
-            produce, num_ahead=self._prefetch_batches, name=f"dlspark-loader-{epoch}"
-        ) as prefetcher:
-            self._running.add(prefetcher)
-            try:
-                yield from prefetcher
-            finally:
-                self._running.discard(prefetcher)
+        begun = self._begun.pop(epoch, None) if start_step == 0 else None
+        prefetcher = begun or self._begin(epoch, start_step)
+        try:
+            for batch in prefetcher:
+                if batch.step == self.num_steps - 1 and epoch + 1 < self._num_epochs:
+                    self._begun[epoch + 1] = self._begin(epoch + 1)
+                yield batch
+        finally:
+            prefetcher.close()
+            self._running.discard(prefetcher)
 
-    def _make_batches(self, epoch: int, start_step: int) -> Generator[Batch, None, None]:
+    def _begin(self, epoch: int, start_step: int = 0) -> Prefetcher[Batch]:
+        prefetcher = Prefetcher(
+            partial(self._make_calls, epoch, start_step),
+            num_ahead=self._num_ahead,
+            num_threads=self._num_threads,
+            name=f"dlspark-loader-{epoch}",
+        )
+        self._running.add(prefetcher)
+        return prefetcher
+
+    def _make_calls(self, epoch: int, start_step: int) -> Generator[Callable[[], Batch], None, None]:
+        """Yield for each step a call that makes its batch."""
         plan = self._plan(epoch=epoch)
         rows_left = np.bincount(plan.row_files[plan.step_start[start_step] :], minlength=len(plan.files))
         with closing(self._read(plan, rows_left)) as arriving:
-            held: dict[int, _HeldFile] = {}
+            held: dict[int, HeldRows] = {}
             for step in range(start_step, plan.num_steps):
                 rows = slice(plan.step_start[step], plan.step_start[step + 1])
                 files, starts = _runs(plan.row_files[rows])
                 while not held.keys() >= set(files):
                     position, file = next(arriving)
                     held[position] = file
-                yield self._gather(plan, step, epoch, [held[position] for position in files], starts)
+                yield partial(self._make, plan, step, epoch, [held[position] for position in files], starts)
                 rows_left[files] -= np.diff(starts)
                 for position in files:
                     if not rows_left[position]:
@@ -183,22 +224,16 @@ class Loader:
 
     def _read(
         self, plan: RankPlan, rows_left: NDArray[np.int64]
-    ) -> Generator[tuple[int, _HeldFile], None, None]:
+    ) -> Generator[tuple[int, HeldRows], None, None]:
         """Yield the files that have rows left, with their position in the plan, in its order."""
         positions = np.flatnonzero(rows_left).tolist()
         entries = [self._files[plan.files[position]] for position in positions]
         with closing(read_files(self._dataset, entries, reader=self._reader)) as arriving:
             for position, entry, columns in zip(positions, entries, arriving, strict=True):
-                pixels = pixels_of(
-                    columns,
-                    self._manifest.preprocessing.image,
-                    self._manifest.storage,
-                    where=storage.join(self._dataset, entry.path),
-                )
-                yield position, _HeldFile(row_ids=columns.row_ids, labels=columns.labels, pixels=pixels)
+                yield position, hold_rows(columns, self._manifest, entry, dataset=self._dataset)
 
-    def _gather(
-        self, plan: RankPlan, step: int, epoch: int, files: Sequence[_HeldFile], starts: Sequence[int]
+    def _make(
+        self, plan: RankPlan, step: int, epoch: int, files: Sequence[HeldRows], starts: Sequence[int]
     ) -> Batch:
         """Make the batch of a step, whose rows [starts[i], starts[i + 1]) are in files[i]."""
         indices = plan.row_indices[plan.step_start[step] : plan.step_start[step + 1]]
@@ -207,11 +242,8 @@ class Loader:
         row_ids, labels = np.empty((2, len(indices)), dtype=np.int64)
         for file, start, end in zip(files, starts[:-1], starts[1:], strict=True):
             wanted = indices[start:end]
-            pixels[start:end], row_ids[start:end], labels[start:end] = (
-                file.pixels[wanted],
-                file.row_ids[wanted],
-                file.labels[wanted],
-            )
+            file.read(wanted, pixels[start:end])
+            row_ids[start:end], labels[start:end] = file.row_ids[wanted], file.labels[wanted]
         if self._change is not None:
             pixels = self._change(pixels, row_ids, epoch=epoch)
         return Batch(
@@ -229,11 +261,3 @@ def _runs(row_files: NDArray[np.int64]) -> tuple[list[int], list[int]]:
         return [], [0]
     starts = np.flatnonzero(np.diff(row_files, prepend=row_files[0] - 1)).tolist()
     return row_files[starts].tolist(), [*starts, len(row_files)]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _HeldFile:
-    row_ids: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    pixels: NDArray[np.uint8]
-    """uint8 [n, H, W, C]."""

@@ -10,15 +10,18 @@ from dlspark.contracts import Preprocessing
 
 
 def normalise(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tensor:
-    """Return (pixels / 255 - mean) / std, channels first.
+    """Return (pixels / 255 - mean) / std of the centre that the network sees, channels first.
 
     Args:
-        pixels: uint8 [b, H, W, C].
-        preprocessing: mean and std by channel, in units of [0, 1].
+        pixels: uint8 [b, H, W, C]; with preprocessing.crop also images that were cropped to it already.
+        preprocessing: mean and std by channel, in units of [0, 1], and the crop.
 
     Returns:
-        float32 [b, C, H, W], contiguous, on the device of `pixels`.
+        float32 [b, C, h, w] with (h, w) = preprocessing.input_size, contiguous, on the device of `pixels`.
     """
+    tall, wide = preprocessing.input_size
+    top, left = (pixels.shape[1] - tall) // 2, (pixels.shape[2] - wide) // 2
+    pixels = pixels[:, top : top + tall, left : left + wide]
     scale, offset = _factors(preprocessing.mean, preprocessing.std, pixels.device)
     number, height, width, channels = pixels.shape
     values = torch.empty((number, channels, height, width), device=pixels.device)

@@ -20,6 +20,9 @@ from dlspark.errors import DatasetError
 
 Reader = Literal["petastorm", "arrow"]
 
+_FILES_TOGETHER = 32
+"""Files that are looked at and opened before the first of them is read: the first batch must not wait for a
+thousand others, as it would for Petastorm, which reads the footers of all that it is given."""
 _FIX = "restore the file, or run ingest again with overwrite=true"
 
 
@@ -36,6 +39,14 @@ def read_files(
     Raises:
         DatasetError: a file is missing, cannot be read, or is not what the manifest says.
     """
+    for start in range(0, len(files), _FILES_TOGETHER):
+        yield from _read_together(dataset, files[start : start + _FILES_TOGETHER], reader)
+
+
+def _read_together(
+    dataset: str, files: Sequence[FileEntry], reader: Reader
+) -> Generator[FileColumns, None, None]:
+    """Yield the columns of a few files; see `read_files`."""
     urls = [storage.join(dataset, file.path) for file in files]
     for url, file in zip(urls, files, strict=True):
         _require_file(url, file)

@@ -12,7 +12,6 @@ from functools import partial
 
 import torch
 from torch import nn
-from torchvision.models import resnet18
 
 from dlspark.errors import ModelError
 
@@ -63,6 +62,9 @@ def build_resnet18(
         _LOGGER.info("resnet18: stem %s for images of %dx%d pixels", stem, height, width)
     for axis, size in (("height", height), ("width", width)):
         _check_fits(axis, size, stem)
+
+    # Here, since it imports torch's compiler, which the other networks need not wait for.
+    from torchvision.models import resnet18
 
     network: nn.Module = resnet18(num_classes=num_classes, norm_layer=BatchNorm2d)
     convolution = partial(nn.Conv2d, channels, 64, bias=False)

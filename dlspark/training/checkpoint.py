@@ -66,12 +66,12 @@ class CheckpointDescription:
 
     def build(self) -> nn.Module:
         """Build the network that is described, with first weights from torch's global generator."""
-        image = self.preprocessing.image
+        height, width = self.preprocessing.input_size
         return build_model(
             self.model,
-            channels=image.channels,
-            height=image.height,
-            width=image.width,
+            channels=self.preprocessing.image.channels,
+            height=height,
+            width=width,
             num_classes=len(self.classes),
             **self.model_options,
         )

@@ -29,7 +29,7 @@ def test_a_job_is_a_thin_door_to_its_stage(job: Path) -> None:
 
 def test_every_stage_is_a_pipeline() -> None:
     for stage in STAGES:
-        assert (_REPOSITORY / "pipelines" / f"{stage}.py").is_file()
+        assert (_REPOSITORY / "pipelines" / f"{stage.replace('-', '_')}.py").is_file()
 
 
 def test_notebooks_are_in_databricks_format() -> None:

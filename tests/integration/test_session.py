@@ -61,3 +61,26 @@ def test_a_master_that_cannot_be_is_one_error() -> None:
     last = finished.stderr.strip().splitlines()[-1]
     assert last.startswith("dlspark.errors.ClusterError: Spark does not start")
     assert "cluster.master=nonsense:1" in last
+
+
+_MAPPED = """
+import psutil
+
+from dlspark.cluster.class_archive import archive_file
+from dlspark.cluster.preflight import require_java
+from dlspark.cluster.session import spark_session
+
+archive = archive_file(require_java())
+with spark_session("local-cluster[1,1,1024]", "test"):
+    jvms = [child for child in psutil.Process().children(recursive=True) if child.name() == "java"]
+    mapped = [any(area.path == str(archive) for area in jvm.memory_maps()) for jvm in jvms]
+    assert len(mapped) == 2 and all(mapped), mapped
+"""
+
+
+def test_the_jvms_of_a_local_session_use_the_class_archive_that_setup_made() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-c", _MAPPED], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == ""

@@ -98,6 +98,8 @@ def test_help_of_a_stage_lists_its_choices_and_keys(stage: str, capsys: pytest.C
         "predict": "predict.batch_size=256",
         "full": "model.widths=(32, 64)",
         "doctor": "cluster.workers=2",
+        "replay": "step=null",
+        "bench-loader": "data.num_threads=null",
         "sync": "run_dir=null",
     }
     assert expected[stage] in text

@@ -103,3 +103,40 @@ def test_erasing_blackens_one_rectangle_of_a_share_of_the_rows() -> None:
         rows, columns = hole.any(axis=1), hole.any(axis=0)
         assert (hole == (rows[:, np.newaxis] & columns)).all()
         assert 0.01 <= hole.mean() <= 0.25
+
+
+def test_a_crop_of_another_size_is_a_part_of_the_padded_image() -> None:
+    changes = Augmentation(crop_padding=1, crop_size=4)
+    result = augment(PIXELS, IDS, changes, seed=0, epoch=0)
+    assert result.shape == (64, 4, 4, 3)
+    padded = np.pad(PIXELS, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    found = set()
+    for row in range(64):
+        places = [
+            (y, x)
+            for y in range(5)
+            for x in range(4)
+            if (padded[row, y : y + 4, x : x + 4] == result[row]).all()
+        ]
+        assert len(places) == 1
+        found.update(places)
+    assert len(found) > 15
+
+
+def test_large_batches_are_mirrored_as_small_ones_are() -> None:
+    pixels = np.random.default_rng(4).integers(0, 256, (64, 96, 64, 3), dtype=np.uint8)
+    whole = augment(pixels, IDS, Augmentation(mirror=True), seed=0, epoch=0)
+    parts = [
+        augment(pixels[row : row + 1], IDS[row : row + 1], Augmentation(mirror=True), seed=0, epoch=0)
+        for row in range(64)
+    ]
+    assert (whole == np.concatenate(parts)).all()
+
+
+@pytest.mark.parametrize("shape", [(7, 4, 1), (4, 7, 3)])
+def test_crop_and_mirror_together_are_a_crop_and_then_a_mirror(shape: tuple[int, int, int]) -> None:
+    pixels = np.random.default_rng(3).integers(0, 256, (32, *shape), dtype=np.uint8)
+    ids = IDS[:32]
+    both = augment(pixels, ids, Augmentation(crop_padding=2, mirror=True), seed=5, epoch=1)
+    cropped = augment(pixels, ids, Augmentation(crop_padding=2), seed=5, epoch=1)
+    assert (both == augment(cropped, ids, Augmentation(mirror=True), seed=5, epoch=1)).all()

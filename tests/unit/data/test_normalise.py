@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import torch
 
@@ -28,6 +30,14 @@ def test_a_row_is_the_same_in_any_batch_and_the_input_is_left_alone() -> None:
     for row in range(6):
         assert torch.equal(normalise(torch.from_numpy(PIXELS[row : row + 1]), PREPROCESSING)[0], whole[row])
     assert (before == PIXELS).all()
+
+
+def test_the_network_sees_the_centre_of_a_crop_and_of_what_is_cropped_already_all() -> None:
+    cropping = dataclasses.replace(PREPROCESSING, crop=2)
+    result = normalise(torch.from_numpy(PIXELS), cropping)
+    assert result.shape == (6, 3, 2, 2)
+    assert torch.equal(result, normalise(torch.from_numpy(PIXELS[:, 1:3, 1:3]), cropping))
+    assert torch.equal(result, normalise(torch.from_numpy(PIXELS), PREPROCESSING)[:, :, 1:3, 1:3])
 
 
 def test_no_rows_keep_their_shape() -> None:
