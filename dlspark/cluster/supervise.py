@@ -35,8 +35,6 @@ def run_supervised(function: Callable[[], bytes], ended: Callable[[int, bool], N
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send_result, args=(function, sender, os.getpid()), name="rank")
-    process.start()
-    sender.close()
     told_to_end = False
 
     def pass_on(number: int, frame: object) -> None:
@@ -44,8 +42,13 @@ def run_supervised(function: Callable[[], bytes], ended: Callable[[int, bool], N
         told_to_end = True
         process.terminate()
 
+    # A signal that comes before there is somebody to pass it on to waits until there is.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     before = signal.signal(signal.SIGTERM, pass_on)
     try:
+        process.start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        sender.close()
         result = _receive(receiver)
         process.join()
     finally:
@@ -67,6 +70,7 @@ def _receive(receiver: Connection) -> bytes | None:
 
 def _send_result(function: Callable[[], bytes], sender: Connection, parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     _end_with_parent(parent)
     sender.send_bytes(function())
 

@@ -1,9 +1,9 @@
 """One split as batches in memory: the plan says which rows, the readers bring files, threads work ahead.
 
-A rank holds the files that its rows are in and no others; a file is dropped with its last row. One thread
-reads them, others gather, decode, augment and normalise whole batches, so that training waits for data only
-if they are slower than the network. The first batches of the next epoch are made while this one's last is
-trained on and while the network is evaluated.
+A file is held from its first row in an epoch to its last, and from epoch to epoch while there is room. One
+thread reads them, others gather, decode, augment and normalise whole batches, so that training waits for data
+only if they are slower than the network. The first batches of the next epoch are made while this one's last
+is trained on and while the network is evaluated.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from dlspark import storage
 from dlspark.contracts import Batch, Split
 from dlspark.data.augment import NO_AUGMENTATION, Augmentation, augment
 from dlspark.data.held_rows import HeldRows, hold_rows
-from dlspark.data.loader_memory import batches_ahead
+from dlspark.data.kept_files import KeptFiles
+from dlspark.data.loader_memory import share_memory
 from dlspark.data.manifest import FileEntry, Manifest
 from dlspark.data.normalise import normalise
 from dlspark.data.plan import RankPlan, plan_epoch
@@ -65,7 +66,8 @@ def open_split(
         reader: who reads the Parquet files; both give the same batches.
         prefetch_batches: batches that are prepared ahead, > 0; fewer if memory_bytes asks for it.
         num_threads: that make batches, > 0; None: as many as torch computes with.
-        memory_bytes: what files and batches may take together.
+        memory_bytes: what files and batches may take together; files stay from one epoch to the next as far
+            as there is room.
         num_epochs: that will be read, one after the other: at the end of each but the last, the next begins
             to be prepared.
 
@@ -96,6 +98,14 @@ def open_split(
     change = partial(augment, augmentation=augmentation, seed=seed)
     num_threads = num_threads or torch.get_num_threads()
     first = plan(epoch=0)
+    shares = share_memory(
+        first,
+        entry.files,
+        manifest.preprocessing.image,
+        wanted=prefetch_batches,
+        num_threads=num_threads,
+        memory_bytes=memory_bytes,
+    )
     return Loader(
         dataset=dataset,
         manifest=manifest,
@@ -105,14 +115,8 @@ def open_split(
         change=None if augmentation.is_identity else change,
         reader=reader,
         num_threads=num_threads,
-        num_ahead=batches_ahead(
-            first,
-            entry.files,
-            manifest.preprocessing.image,
-            wanted=prefetch_batches,
-            num_threads=num_threads,
-            memory_bytes=memory_bytes,
-        ),
+        num_ahead=shares.num_ahead,
+        kept=KeptFiles(entry.files, room_bytes=shares.room_bytes),
         num_epochs=num_epochs,
     )
 
@@ -132,6 +136,7 @@ class Loader:
         reader: Reader,
         num_threads: int,
         num_ahead: int,
+        kept: KeptFiles,
         num_epochs: int,
     ) -> None:
         """Start nothing yet.
@@ -146,11 +151,13 @@ class Loader:
             reader: see `read_files`.
             num_threads: see `open_split`.
             num_ahead: batches that are prepared ahead, > 0.
+            kept: the files that stay in memory.
             num_epochs: see `open_split`.
         """
         self._dataset, self._manifest, self._files = dataset, manifest, files
         self._plan, self._change, self._reader = plan, change, reader
         self._num_threads, self._num_ahead, self._num_epochs = num_threads, num_ahead, num_epochs
+        self._kept = kept
         self._running: set[Prefetcher[Batch]] = set()
         self._begun: dict[int, Prefetcher[Batch]] = {}
         self.num_rows = sum(file.rows for file in files)
@@ -226,11 +233,18 @@ class Loader:
         self, plan: RankPlan, rows_left: NDArray[np.int64]
     ) -> Generator[tuple[int, HeldRows], None, None]:
         """Yield the files that have rows left, with their position in the plan, in its order."""
-        positions = np.flatnonzero(rows_left).tolist()
-        entries = [self._files[plan.files[position]] for position in positions]
+        wanted = np.flatnonzero(rows_left).tolist()
+        kept = {position: self._kept.get(plan.files[position]) for position in wanted}
+        entries = [self._files[plan.files[position]] for position in wanted if kept[position] is None]
         with closing(read_files(self._dataset, entries, reader=self._reader)) as arriving:
-            for position, entry, columns in zip(positions, entries, arriving, strict=True):
-                yield position, hold_rows(columns, self._manifest, entry, dataset=self._dataset)
+            for position in wanted:
+                rows = kept.pop(position)
+                if rows is None:
+                    file = int(plan.files[position])
+                    entry = self._files[file]
+                    rows = hold_rows(next(arriving), self._manifest, entry, dataset=self._dataset)
+                    self._kept.offer(file, rows)
+                yield position, rows
 
     def _make(
         self, plan: RankPlan, step: int, epoch: int, files: Sequence[HeldRows], starts: Sequence[int]

@@ -1,9 +1,10 @@
-"""How many batches a rank may prepare ahead: bytes that its plan needs, against those that it may take."""
+"""What a rank does with its memory: batches that are prepared ahead, and what is left for files that stay."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,16 @@ _READY_BYTES = 4
 _log = logging.getLogger(__name__)
 
 
-def batches_ahead(
+class MemoryShares(NamedTuple):
+    """How the memory of a rank is shared out."""
+
+    num_ahead: int
+    """Batches that are prepared ahead, > 0."""
+    room_bytes: int
+    """What is left beside them and the files that they are made of, >= 0."""
+
+
+def share_memory(
     plan: RankPlan,
     files: Sequence[FileEntry],
     image: ImageFormat,
@@ -31,8 +41,8 @@ def batches_ahead(
     wanted: int,
     num_threads: int,
     memory_bytes: int,
-) -> int:
-    """Return the batches that may be prepared ahead, at least 1 and at most `wanted`; fewer are logged.
+) -> MemoryShares:
+    """Return the batches that may be prepared ahead, at most `wanted` (fewer are logged), and what is left.
 
     Args:
         plan: of the rank.
@@ -46,7 +56,7 @@ def batches_ahead(
         DatasetError: there is not even memory for one.
     """
     if not len(plan.files):
-        return wanted
+        return MemoryShares(wanted, memory_bytes)
     values = int(np.diff(plan.step_start).max()) * image.height * image.width * image.channels
     sizes = np.array([files[file].num_bytes for file in plan.files], dtype=np.int64)
     for ahead in range(wanted, 0, -1):
@@ -58,7 +68,7 @@ def batches_ahead(
                     "%d batches are prepared ahead instead of %d, for data.memory_bytes=%d",
                     *(ahead, wanted, memory_bytes),
                 )
-            return ahead
+            return MemoryShares(ahead, memory_bytes - needed)
     raise DatasetError(
         "the files and batches that a rank holds at once need more memory than it may take",
         got=f"data.memory_bytes={memory_bytes}",

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 
 from tests.e2e.commands import DLSPARK, REPOSITORY, run_command
 
-pytestmark = [pytest.mark.e2e, pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(1200)]
 
 Results = dict[str, dict[str, Any]]
 

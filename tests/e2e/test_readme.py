@@ -15,7 +15,7 @@ from tests.e2e.commands import REPOSITORY
 from tests.e2e.readme import commands_by_section
 from tests.e2e.standalone_cluster import free_port
 
-pytestmark = [pytest.mark.e2e, pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(1200)]
 
 _RUN_ELSEWHERE = {
     "Two commands": ["make demo", "make test"],

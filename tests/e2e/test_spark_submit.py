@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from tests.e2e.commands import run_command
 
-pytestmark = [pytest.mark.e2e, pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(1200)]
 
 _WHERE_AM_I = """
 import sys

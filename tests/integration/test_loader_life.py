@@ -8,6 +8,7 @@ import itertools
 import logging
 import threading
 import time
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,9 +19,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from dlspark.contracts import BatchSource, ImageFormat
+from dlspark.data import loader
 from dlspark.data.augment import Augmentation
+from dlspark.data.columns import FileColumns
 from dlspark.data.loader import Loader, open_split
 from dlspark.data.manifest import FileEntry, Manifest
+from dlspark.data.readers import Reader, read_files
 from dlspark.errors import DatasetError
 from tests.datasets import place_files, settings_of, write_splits
 
@@ -117,6 +121,34 @@ def test_memory_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
             digest(train, epoch)
             used[epoch] = process.memory_info().rss
     assert used[10] <= 1.05 * used[2]
+
+
+def test_files_are_read_once_as_far_as_there_is_room_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = write_dataset(tmp_path, "raw", side=32, num_files=16)
+    sizes = {file.path: file.num_bytes for file in dataset[1].splits["train"].files}
+    read: list[str] = []
+
+    def recorded(
+        url: str, files: Sequence[FileEntry], *, reader: Reader
+    ) -> Generator[FileColumns, None, None]:
+        read.extend(file.path for file in files)
+        yield from read_files(url, files, reader=reader)
+
+    monkeypatch.setattr(loader, "read_files", recorded)
+    with pytest.raises(DatasetError, match="at least") as told:
+        opened(dataset, memory_bytes=1)
+    least = int(str(told.value).split("at least ")[1].split(":")[0])
+    digests = set()
+    for room_bytes, num_kept in ((0, 0), (5 * max(sizes.values()), 5), (sum(sizes.values()), 16)):
+        read.clear()
+        with opened(dataset, memory_bytes=least + room_bytes, prefetch_batches=1) as source:
+            digests.add(tuple(digest(source, epoch) for epoch in range(3)))
+        assert sorted(read[:16]) == sorted(sizes)
+        assert len(read) == 16 + 2 * (16 - num_kept)
+        assert len(set(read[16:])) == 16 - num_kept
+    assert len(digests) == 1
 
 
 def test_fewer_batches_are_made_ahead_where_memory_asks_for_it_and_too_little_is_an_error(
