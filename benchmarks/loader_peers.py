@@ -1,26 +1,36 @@
-"""Those who give batches in the benchmark of the loader: an array in memory, dlspark, and torchvision."""
+"""Those who give batches in the benchmark of the loader: an array in memory, dlspark, and Petastorm itself."""
 
 from __future__ import annotations
 
 import functools
+import io
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
+from benchmarks.foreign_peers import BATCH_SIZES, WORKERS, pillow_changes
 from dlspark.contracts import Preprocessing
 from dlspark.data.augment import Augmentation, augment
 from dlspark.data.columns import pixels_of
-from dlspark.data.loader import open_split
+from dlspark.data.loader import Loader, open_split
 from dlspark.data.manifest import read_manifest
 from dlspark.data.normalise import normalise
 from dlspark.data.readers import Reader, read_files
 
-AUGMENTATION = Augmentation(crop_padding=2, mirror=True)
+AUGMENTATIONS = {
+    "mnist": Augmentation(crop_padding=2, mirror=True),
+    "small": Augmentation(crop_padding=4, mirror=True),
+    "photo": Augmentation(crop_size=224, crop_min_area=0.08, mirror=True),
+}
+BATCHES = {"mnist": 128, **BATCH_SIZES}
 
 
 @contextmanager
@@ -40,70 +50,87 @@ def _load(dataset: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], Preproce
     return pixels, np.concatenate([part.row_ids for part in parts]), manifest.preprocessing
 
 
-def read_memory(_: None, dataset: Path, batch_size: int, threads: int, epoch: int) -> None:
+def read_memory(_: None, dataset: Path, setting: str, epoch: int) -> None:
     """Gather, augment and normalise every batch of an array in memory."""
     pixels, row_ids, preprocessing = _load(dataset)
     order = np.random.default_rng(epoch).permutation(len(pixels))
 
     def make(start: int) -> int:
-        rows = order[start : start + batch_size]
-        changed = augment(pixels[rows], row_ids[rows], AUGMENTATION, seed=0, epoch=epoch)
-        return len(normalise(torch.from_numpy(changed), preprocessing))
+        rows = order[start : start + BATCHES[setting]]
+        changed = augment(pixels[rows], row_ids[rows], AUGMENTATIONS[setting], seed=0, epoch=epoch)
+        return len(normalise(torch.from_numpy(changed), _cropped(preprocessing, setting)))
 
-    with ThreadPoolExecutor(threads) as pool:
-        total = sum(pool.map(make, range(0, len(order), batch_size)))
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        total = sum(pool.map(make, range(0, len(order), BATCHES[setting])))
     _require_all(total, len(pixels))
 
 
-def read_dataset(_: None, dataset: Path, batch_size: int, reader: Reader, epoch: int) -> None:
-    """Read an epoch of a dataset as training does."""
-    manifest = read_manifest(str(dataset))
-    with open_split(
+def _cropped(preprocessing: Preprocessing, setting: str) -> Preprocessing:
+    return Preprocessing(
+        image=preprocessing.image,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+        crop=AUGMENTATIONS[setting].crop_size,
+    )
+
+
+def _open(dataset: Path, setting: str, reader: Reader) -> Loader:
+    return open_split(
         str(dataset),
-        manifest,
+        read_manifest(str(dataset)),
         "train",
-        global_batch_size=batch_size,
+        global_batch_size=BATCHES[setting],
         seed=0,
         rank=0,
         num_ranks=1,
         shuffle=True,
-        augmentation=AUGMENTATION,
+        augmentation=AUGMENTATIONS[setting],
         reader=reader,
-        prefetch_batches=4,
+        num_threads=os.cpu_count(),
+    )
+
+
+_open_once = functools.cache(_open)
+
+
+def read_first_epoch(_: None, dataset: Path, setting: str, reader: Reader, epoch: int) -> None:
+    """Read an epoch of a dataset as the first of a training: every file from storage."""
+    with _open(dataset, setting, reader) as loader:
+        _require_all(sum(len(batch.images) for batch in loader.batches(epoch)), loader.num_rows)
+
+
+def read_later_epoch(_: None, dataset: Path, setting: str, reader: Reader, epoch: int) -> None:
+    """Read an epoch of a dataset as one of a training after its first."""
+    loader = _open_once(dataset, setting, reader)
+    _require_all(sum(len(batch.images) for batch in loader.batches(epoch)), loader.num_rows)
+
+
+def read_petastorm(_: None, dataset: Path, setting: str, num_rows: int, epoch: int) -> None:
+    """Read an epoch of encoded images by TransformSpec and BatchedDataLoader, as Petastorm documents it."""
+    from petastorm import TransformSpec, make_batch_reader
+    from petastorm.pytorch import BatchedDataLoader
+
+    size = AUGMENTATIONS[setting].crop_size or 32
+    spec = TransformSpec(
+        functools.partial(_transform, pillow_changes(setting)),
+        edit_fields=[("image", np.float32, (3, size, size), False)],
+        selected_fields=["image", "label"],
+    )
+    files = [f"file://{path}" for path in sorted((dataset / "split=train").rglob("*.parquet"))]
+    reader = make_batch_reader(
+        files, schema_fields=["image", "label"], transform_spec=spec, num_epochs=1, seed=epoch,
+        reader_pool_type="process", workers_count=WORKERS, shuffle_rows=True,
+    )  # fmt: skip
+    with BatchedDataLoader(
+        reader, batch_size=BATCHES[setting], shuffling_queue_capacity=5000 if setting == "small" else 500
     ) as loader:
-        total = sum(len(batch.images) for batch in loader.batches(epoch))
-    _require_all(total, manifest.splits["train"].rows)
+        total = sum(len(batch["image"]) for batch in loader)
+    _require_all(total, num_rows)
 
 
-@functools.cache
-def _folder_loader(source: Path, batch_size: int, workers: int) -> torch.utils.data.DataLoader[object]:
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms import v2
-
-    changes = v2.Compose(
-        [
-            v2.Grayscale(),
-            v2.RandomCrop(28, padding=2),
-            v2.RandomHorizontalFlip(),
-            v2.PILToTensor(),
-            v2.ToDtype(torch.float32, scale=True),
-            v2.Normalize([0.1307], [0.3081]),
-        ]
-    )
-    return torch.utils.data.DataLoader(
-        ImageFolder(str(source), changes),
-        batch_size=batch_size,
-        shuffle=True,
-        num_workers=workers,
-        persistent_workers=True,
-    )
-
-
-def read_folder(_: None, source: Path, batch_size: int, workers: int, epoch: int) -> None:
-    """Read an epoch of class folders the way that torchvision's documentation shows."""
-    loader = _folder_loader(source, batch_size, workers)
-    total = sum(len(images) for images, _ in loader)  # type: ignore[misc] # images and labels
-    _require_all(total, len(loader.dataset))  # type: ignore[arg-type] # it has a length
+def _transform(changes: Any, frame: Any) -> Any:
+    frame["image"] = frame["image"].map(lambda data: changes(Image.open(io.BytesIO(data))).numpy())
+    return frame
 
 
 def _require_all(total: int, expected: int) -> None:

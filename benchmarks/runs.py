@@ -48,6 +48,7 @@ def run_dlspark(
         "copies": 0,
         "augmentation": NO_AUGMENTATION,
         "storage": storage,
+        "jpeg_quality": None,
         "raw_budget_bytes": 2**33,
         "file_bytes": 2**24,
         "num_streams": 16,

@@ -160,6 +160,7 @@ def _options(config: Config) -> IngestOptions:
         copies=config.augment.copies,
         augmentation=Augmentation(**config.augment.changes) if config.augment.copies else Augmentation(),
         storage=data.storage,
+        jpeg_quality=data.jpeg_quality,
         raw_budget_bytes=data.raw_budget_bytes,
         file_bytes=data.file_bytes,
         num_streams=data.num_streams,

@@ -65,6 +65,7 @@ def settings_of(folder: Path, image: ImageFormat, *, classes: Sequence[str], **o
         "classes": {name: label for label, name in enumerate(classes)},
         "image": image,
         "storage": "raw",
+        "jpeg_quality": None,
         "max_image_bytes": 2**20,
         "max_image_pixels": 2**20,
         "min_image_size": 1,

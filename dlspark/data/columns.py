@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,11 +53,18 @@ def pixels_of(columns: FileColumns, image: ImageFormat, form: Storage, *, where:
     return pixels
 
 
-def decode_row(columns: FileColumns, row: int, image: ImageFormat, *, where: str) -> NDArray[np.uint8]:
+def decode_row(
+    columns: FileColumns,
+    row: int,
+    image: ImageFormat,
+    *,
+    where: str,
+    decode: Callable[[bytes], NDArray[np.uint8]] = decode_stored,
+) -> NDArray[np.uint8]:
     """Return the pixels of one row of storage encoded, uint8 [H, W, C]; see `pixels_of`."""
     shape = (image.height, image.width, image.channels)
     try:
-        pixels = decode_stored(columns.images[row].as_py())
+        pixels = decode(columns.images[row].as_py())
         if pixels.shape != shape:
             raise ValueError(f"pixels of shape {pixels.shape}")
     except (OSError, SyntaxError, ValueError) as error:

@@ -33,6 +33,7 @@ __all__ = [
     "decode_for_ingest",
     "decode_image",
     "decode_stored",
+    "encode_jpeg",
     "encode_png",
     "measure_image",
 ]
@@ -135,8 +136,15 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
     return target.getvalue()
 
 
+def encode_jpeg(pixels: NDArray[np.uint8], quality: int) -> bytes:
+    """Return uint8 [H, W, 1] or [H, W, 3] pixels as a JPEG file of a quality in [1, 100]; it changes them."""
+    target = io.BytesIO()
+    Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(target, "JPEG", quality=quality)
+    return target.getvalue()
+
+
 def decode_stored(data: bytes) -> NDArray[np.uint8]:
-    """Return the pixels of an image in a dataset: of `encode_png`, or of a file with `keeps_file`.
+    """Return the pixels of an image in a dataset: made by an encoder here, or a file with `keeps_file`.
 
     Only for bytes that an ingest has looked at: nothing is turned, resized, limited or checked by checksum.
 

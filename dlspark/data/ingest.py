@@ -43,6 +43,7 @@ _SAME_PIXELS = (
     "max_image_pixels",
     "split_seed",
     "augmentation",
+    "jpeg_quality",
 )
 """Options that rows of two datasets must share for one to take over the other's, besides the image format."""
 
@@ -155,6 +156,7 @@ def _settings(job: IngestJob, published: Manifest | None, dataset: str, attempt:
         classes={name: label for label, name in enumerate(job.classes)},
         image=job.image,
         storage=job.storage,
+        jpeg_quality=options.jpeg_quality,
         max_image_bytes=options.max_image_bytes,
         max_image_pixels=options.max_image_pixels,
         min_image_size=options.min_image_size,
@@ -170,7 +172,7 @@ def _previous(published: Manifest | None, dataset: str, job: IngestJob) -> Previ
     if published is None or published.storage != job.storage or published.preprocessing.image != job.image:
         return None
     settings = job.options.to_json()
-    if any(published.settings[name] != settings[name] for name in _SAME_PIXELS):
+    if any(published.settings.get(name) != settings[name] for name in _SAME_PIXELS):
         return None
     files = tuple(file for split in published.splits.values() for file in split.files)
     return Previous(dataset=dataset, image=job.image, storage=job.storage, files=files)

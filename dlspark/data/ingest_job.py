@@ -55,6 +55,8 @@ class IngestOptions:
     augmentation: Augmentation
     """Of the copies."""
     storage: Literal["auto", "raw", "encoded"]
+    jpeg_quality: int | None
+    """storage encoded: see WriteSettings."""
     raw_budget_bytes: int
     """storage auto: raw if the pixels of all images take no more."""
     file_bytes: int

@@ -20,7 +20,7 @@ from dlspark.contracts import ImageFormat
 from dlspark.data.accept import Accepted
 from dlspark.data.copies import CopyRecipe, augmented_copy
 from dlspark.data.fingerprint import hash_bytes
-from dlspark.data.images import ImageError, decode_for_ingest, encode_png
+from dlspark.data.images import ImageError, decode_for_ingest, decode_stored, encode_jpeg, encode_png
 from dlspark.data.layout import FilePlace
 from dlspark.data.parquet_file import FileReport, FileRows, Provenance, Storage, store_rows
 from dlspark.data.previous import Previous, StoredRows
@@ -48,6 +48,8 @@ class WriteSettings:
     """Labels by class name."""
     image: ImageFormat
     storage: Storage
+    jpeg_quality: int | None
+    """storage encoded: of the files that are made, in [1, 100]; None makes PNG files."""
     max_image_bytes: int
     max_image_pixels: int
     min_image_size: int
@@ -193,8 +195,13 @@ def _decode(row: PlacedRow, label: int, data: bytes, written: FileRows, settings
     if row.copy and settings.copies is not None:
         pixels, keeps_file = augmented_copy(pixels, row.parent_id, row.copy, settings.copies), False
     encoded = b""
-    if settings.storage == "encoded":
-        encoded = data if keeps_file else encode_png(pixels)
+    if settings.storage == "encoded" and keeps_file:
+        encoded = data
+    elif settings.storage == "encoded" and settings.jpeg_quality:
+        encoded = encode_jpeg(pixels, settings.jpeg_quality)
+        pixels = decode_stored(encoded)  # what will be read, so its hash and sums are those of the dataset
+    elif settings.storage == "encoded":
+        encoded = encode_png(pixels)
     origin = Provenance(
         row.parent_id,
         hash_bytes(data),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from dlspark.contracts import ImageFormat
 from dlspark.data import write_file as write_file_module
 from dlspark.data.augment import Augmentation
 from dlspark.data.copies import CopyRecipe
-from dlspark.data.images import decode_stored
+from dlspark.data.images import decode_stored, encode_png
 from dlspark.data.layout import FilePlace
 from dlspark.data.manifest import FileEntry
 from dlspark.data.parquet_file import FileReport, npy_header
@@ -117,6 +118,23 @@ def test_encoded_keeps_files_as_they_came_and_makes_png_of_others(
     settings = settings_of(tmp_path, larger, classes=CLASSES, storage="encoded")
     report, _ = write_file(rows, PLACE, settings)
     assert (decode_stored(table_of(report, tmp_path)["image"][0].as_py()) == np.full((4, 6, 1), 2)).all()
+
+
+def test_a_jpeg_that_is_made_is_described_by_the_pixels_that_it_holds(
+    rows: list[PlacedRow], tmp_path: Path
+) -> None:
+    ramp = np.add.outer(np.arange(24), np.arange(36)).astype(np.uint8)[..., np.newaxis] * 4
+    (tmp_path / "source" / rows[0].image.key).write_bytes(encode_png(ramp))
+    larger = ImageFormat(height=32, width=48, channels=1, resize="exact")
+    settings = settings_of(tmp_path, larger, classes=CLASSES, storage="encoded", jpeg_quality=40)
+    row = table_of(write_file(rows[:1], PLACE, settings)[0], tmp_path).to_pylist()[0]
+    assert row["image"].startswith(b"\xff\xd8")
+    pixels = decode_stored(row["image"])
+    assert row["pixel_hash"] == hash_of(pixels.tobytes())
+    exact = write_file(rows[:1], PLACE, replace(settings, jpeg_quality=None))[0]
+    lossless = decode_stored(table_of(exact, tmp_path)["image"][0].as_py())
+    difference = np.abs(pixels.astype(int) - lossless)
+    assert 0 < difference.mean() < 10
 
 
 def test_two_attempts_write_two_files_with_the_same_bytes(rows: list[PlacedRow], tmp_path: Path) -> None:
