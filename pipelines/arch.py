@@ -113,7 +113,7 @@ def _shape_of(config: Config) -> tuple[tuple[int, int, int], int]:
                 f"`arch` needs {', '.join(missing)}",
                 got="nothing",
                 where="the command line",
-                fix=f"add {' '.join(f'{key}=...' for key in missing)}, or dataset=...",
+                fix=f"add {' '.join(f'{key}=<number>' for key in missing)}, or dataset=<folder>",
             )
         size = config.augment.crop_size or config.image.size
         return (config.image.channels, size, size), config.num_classes  # type: ignore[return-value]
