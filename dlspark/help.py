@@ -9,6 +9,7 @@ from dlspark.config.describe import VARIANT_GROUPS, Key, describe_fields, list_c
 
 STAGES = {
     "ingest": "images -> a dataset of Parquet files with train, val and test splits (Spark)",
+    "arch": "a network and an image size -> its layers with sizes, parameters, memory and multiply-adds",
     "train": "a dataset -> a trained network and its MLflow run (Horovod on Spark, or one process)",
     "evaluate": "a run -> loss, accuracy and confusion matrix of a split, each row counted once",
     "register": "a run -> a version of a registered model, and the alias on it",
@@ -40,6 +41,15 @@ _FIT = ("model.", "optimizer.", "schedule.", "augment.", "train.")
 _TRAIN = ("dataset", "run_dir", "overwrite", *_FIT, *_READ)
 _KEYS: dict[str, tuple[str, ...]] = {
     "ingest": (*_INGEST, *_CLUSTER),
+    "arch": (
+        "dataset",
+        "num_classes",
+        "image.size",
+        "image.channels",
+        "model.",
+        "augment.crop",
+        "train.seed",
+    ),
     "train": (*_TRAIN, *_LAUNCH, *_TRACK),
     "evaluate": ("run_dir", "dataset", "split", *_READ, *_LAUNCH, *_TRACK),
     "register": ("run_dir", "tracking.uri", *_REGISTER),
@@ -52,6 +62,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
 }
 _GROUPS: dict[str, tuple[str, ...]] = {
     "ingest": ("experiment", "data", "augment", "cluster"),
+    "arch": ("experiment", "model", "augment"),
     "train": ("experiment", "model", "optimizer", "schedule", "augment", "data", "cluster", "tracking"),
     "evaluate": ("experiment", "cluster", "tracking"),
     "register": ("experiment", "tracking"),
@@ -79,6 +90,7 @@ stages
 examples
   dlspark full experiment=digits
   dlspark ingest source=/data/flowers dataset=/data/flowers.ds image.size=64
+  dlspark arch model=lenet5 image.size=32 image.channels=1 num_classes=10
   dlspark train dataset=/data/flowers.ds run_dir=runs/a model=resnet18 optimizer=sgd optimizer.lr=0.05
   dlspark evaluate run_dir=runs/a split=test
   dlspark predict source=/data/new predict.model=runs/a predict.output=/data/labels

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from dlspark.config.schema import Config
+from dlspark.config.section import Section
 
 GROUPS = ("data", "model", "optimizer", "schedule", "augment", "cluster", "tracking", "experiment")
 """The folders of conf/, each a choice: `model=lenet5`."""
@@ -84,9 +85,10 @@ def describe_type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
 
 def describe_fields(section: type[BaseModel]) -> dict[str, str]:
     """Return the sentence under each field of a class of the schema, as one line; a field may have none."""
+    parent = section.__mro__[1]
+    sentences = describe_fields(parent) if parent not in (Section, BaseModel) else {}
     tree = ast.parse(inspect.getsource(inspect.getmodule(section)))  # type: ignore[arg-type] # a class has one
     classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
-    sentences = {}
     for field, below in itertools.pairwise(classes[section.__name__]):
         is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and is_text:

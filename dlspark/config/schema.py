@@ -6,9 +6,9 @@ only pipelines/ and dlspark.worker unpack them: the rooms below take plain argum
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from dlspark.config.data_sections import AugmentConfig, DataConfig, ImageConfig
 from dlspark.config.model_sections import MnistCnnConfig, ModelConfig
@@ -73,6 +73,8 @@ class Config(Section):
     """Replace an output of dlspark that is there already."""
     split: Literal["train", "val", "test"] = "test"
     """The split that `evaluate` reads."""
+    num_classes: Annotated[int, Field(ge=2)] | None = None
+    """Classes of the network that `arch` describes; null takes those of the dataset."""
     step: Count | None = None
     """The step of the run that `replay` makes again, from 1, as in the run's metrics."""
     experiment: str | None = None

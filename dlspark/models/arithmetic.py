@@ -3,7 +3,7 @@
 One formula serves convolution and pooling, (W - F + 2P)/S + 1 (CS231n, "Convolutional Neural Networks", and
 Dumoulin and Visin 2016, arXiv:1603.07285). torch takes the floor of it in silence, so a network can lose the
 last rows and columns of its input unseen. Here the caller says what a remainder means, and an image that is
-too small is refused with the layer, the sizes and the formula, before anything is built.
+too small is refused with the layer, the sizes and the formula.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dlspark.errors import ModelError
 _LOGGER = logging.getLogger(__name__)
 
 Remainder = Literal["refuse", "warn", "floor"]
-"""refuse: an error; warn: the floor, logged; floor: the floor, where the published network means it."""
+"""refuse: an error; warn: the floor, logged if it leaves pixels out; floor: the floor, as torch takes it."""
 
 
 def output_size(
@@ -45,8 +45,7 @@ def output_size(
         ModelError: the filter is larger than the padded input, or the stride does not fit and `remainder` is
             "refuse".
     """
-    exact = Fraction(size - kernel + 2 * padding, stride) + 1
-    formula = f"({size} - {kernel} + 2*{padding})/{stride} + 1 = {_decimal(exact)}"
+    exact, formula = size_formula(size=size, kernel=kernel, stride=stride, padding=padding)
     if exact < 1:
         raise ModelError(
             f"the image is too small for layer {layer}",
@@ -66,16 +65,47 @@ def output_size(
             where=where,
             fix="choose another image.size, or a network that takes any size",
         )
-    if remainder == "warn":
+    lost = lost_pixels(size=size, kernel=kernel, stride=stride, padding=padding)
+    if remainder == "warn" and lost:
         _LOGGER.warning(
             "layer %s%s: output (W - F + 2P)/S + 1 = %s is not a whole number; the last %d pixels of its "
             "input are not used",
             layer,
             f" of {where}" if where else "",
             formula,
-            (size - kernel + 2 * padding) % stride,
+            lost,
         )
     return int(exact)
+
+
+def size_formula(*, size: int, kernel: int, stride: int = 1, padding: int = 0) -> tuple[Fraction, str]:
+    """Return (W - F + 2P)/S + 1 as an exact number, and spelled out with its numbers.
+
+    Args:
+        size: W, pixels.
+        kernel: F, pixels.
+        stride: S, pixels.
+        padding: P, zeros on each side.
+    """
+    exact = Fraction(size - kernel + 2 * padding, stride) + 1
+    return exact, f"({size} - {kernel} + 2*{padding})/{stride} + 1 = {_decimal(exact)}"
+
+
+def lost_pixels(*, size: int, kernel: int, stride: int = 1, padding: int = 0) -> int:
+    """Return how many last pixels of the input no filter reaches, where the floor is taken.
+
+    A remainder that falls into the padding loses none, as in the first layers of AlexNet and ResNet; and a
+    filter smaller than its stride leaves pixels out by intent, as in the shortcuts of ResNet.
+
+    Args:
+        size: W, pixels.
+        kernel: F, pixels.
+        stride: S, pixels.
+        padding: P, zeros on each side.
+    """
+    if kernel < stride:
+        return 0
+    return max(0, (size - kernel + 2 * padding) % stride - padding)
 
 
 def same_padding(kernel: int) -> int:

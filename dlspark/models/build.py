@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import partial
 
 from torch import nn
 
 from dlspark.errors import ModelError
+from dlspark.models.alexnet import build_alexnet
+from dlspark.models.googlenet import build_googlenet
 from dlspark.models.lenet import build_lenet5
 from dlspark.models.mnist_cnn import build_mnist_cnn
-from dlspark.models.perceptrons import build_mlp
-from dlspark.models.resnet import build_resnet18
+from dlspark.models.options import nearest
+from dlspark.models.perceptrons import build_mlp, build_perceptron
+from dlspark.models.resnet import RESNETS, build_resnet
+from dlspark.models.torchvision_models import build_torchvision
+from dlspark.models.vgg import VGGS, build_vgg
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "perceptron": build_perceptron,
     "mlp": build_mlp,
     "lenet5": build_lenet5,
     "mnist_cnn": build_mnist_cnn,
-    "resnet18": build_resnet18,
+    "alexnet": build_alexnet,
+    "googlenet": build_googlenet,
+    **{name: partial(build_vgg, name) for name in VGGS},
+    **{name: partial(build_resnet, name) for name in RESNETS},
+    "torchvision": build_torchvision,
 }
+"""The networks by name; each builder's other arguments are the keys of its section of the configuration."""
+
 _SHAPE = ("channels", "height", "width", "num_classes")
 
 
@@ -29,7 +41,7 @@ def build_model(
     """Build a network with first weights drawn from torch's global generator, which the caller has seeded.
 
     Args:
-        name: mlp, lenet5, mnist_cnn or resnet18.
+        name: a key of BUILDERS.
         channels: C; >= 1.
         height: H, pixels; >= 1.
         width: W, pixels; >= 1.
@@ -49,7 +61,7 @@ def build_model(
             got=repr(name),
             allowed=", ".join(BUILDERS),
             where="model",
-            fix=_suggest(name, BUILDERS),
+            fix=nearest(name, BUILDERS),
         )
     allowed = option_names(name)
     for option in options:
@@ -59,7 +71,7 @@ def build_model(
                 got=repr(option),
                 allowed=", ".join(allowed),
                 where=f"model.{option}",
-                fix=_suggest(option, allowed),
+                fix=nearest(option, allowed),
             )
     sizes = {"channels": channels, "height": height, "width": width, "num_classes": num_classes}
     for key, size in sizes.items():
@@ -74,8 +86,3 @@ def build_model(
 def option_names(name: str) -> tuple[str, ...]:
     """Return the options of the network `name`, in the order of its builder's signature."""
     return tuple(key for key in inspect.signature(BUILDERS[name]).parameters if key not in _SHAPE)
-
-
-def _suggest(word: str, known: Iterable[str]) -> str | None:
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"use {near[0]}" if near else None

@@ -1,16 +1,14 @@
-"""What several networks share: activations by name, and the first weights that suit them.
-
-The spread of the first weights follows the activation, so that the signal keeps its size through the layers:
-He for the rectifiers, which halve it, and Xavier for the symmetric sigmoid and tanh.
-"""
+"""What the networks of our own are made of: activations by name, and blocks of a layer and its activation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
-from dlspark.errors import ModelError
+from dlspark.models.batch_norm import BatchNorm1d, BatchNorm2d
+from dlspark.models.options import require_at_least, require_choice, require_share
 
 LEAKY_SLOPE = 0.01
 """Slope of leaky_relu below 0 (Maas et al. 2013)."""
@@ -21,66 +19,115 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": lambda: nn.LeakyReLU(LEAKY_SLOPE),
 }
+ACTIVATIONS = (*_ACTIVATIONS, "maxout")
 
 
-def activation_layer(name: str) -> nn.Module:
+class Maxout(nn.Module):
+    """The largest of k linear pieces, one activation learned for each unit (Goodfellow et al. 2013).
+
+    arXiv:1302.4389. The layer before it has k outputs for each unit: unit u takes those from k*u on.
+    """
+
+    def __init__(self, pieces: int) -> None:
+        """Take the number of pieces.
+
+        Args:
+            pieces: k; >= 2.
+
+        Raises:
+            ModelError: k is smaller.
+        """
+        super().__init__()
+        require_at_least("maxout_pieces", pieces, 2)
+        self.pieces = pieces
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Map [b, k*U] to [b, U], or [b, k*C, H, W] to [b, C, H, W]."""
+        rows, outputs, *maps = values.shape
+        return values.reshape(rows, outputs // self.pieces, self.pieces, *maps).amax(2)
+
+    def extra_repr(self) -> str:
+        """Show k where the network is printed."""
+        return f"pieces={self.pieces}"
+
+
+def activation_layer(name: str, *, maxout_pieces: int = 2) -> nn.Module:
     """Return a new activation layer.
 
     Args:
-        name: sigmoid, tanh, relu or leaky_relu.
+        name: sigmoid, tanh, relu, leaky_relu or maxout.
+        maxout_pieces: k of maxout; >= 2.
 
     Raises:
-        ModelError: the name is another one.
+        ModelError: the name is another one, or k is too small.
     """
-    if name not in _ACTIVATIONS:
-        raise ModelError(
-            "unknown activation", got=repr(name), allowed=", ".join(_ACTIVATIONS), where="model.activation"
-        )
-    return _ACTIVATIONS[name]()
+    require_choice("activation", name, ACTIVATIONS)
+    return Maxout(maxout_pieces) if name == "maxout" else _ACTIVATIONS[name]()
 
 
-def initialise_he(layer: nn.Conv2d | nn.Linear, *, slope: float = 0.0) -> None:
-    """Draw weights from N(0, 2/((1 + slope^2) * fan_in)) and zero the biases, in place.
-
-    Source: He et al. 2015, "Delving Deep into Rectifiers" (arXiv:1502.01852).
+def dense_block(
+    inputs: int, units: int, *, activation: str, maxout_pieces: int = 2, batch_norm: bool = False
+) -> list[nn.Module]:
+    """Return a fully connected layer, its batch normalisation where asked, and its activation: [b, units].
 
     Args:
-        layer: a convolution or a fully connected layer in front of a rectifier.
-        slope: of the rectifier below 0.
+        inputs: of each unit.
+        units: of the output; maxout has k linear pieces for each.
+        activation: see `activation_layer`.
+        maxout_pieces: k of maxout.
+        batch_norm: normalise before the activation; the layer then has no bias, which it would take away.
+
+    Raises:
+        ModelError: an option is out of range.
     """
-    nn.init.kaiming_normal_(layer.weight, a=slope, mode="fan_in", nonlinearity="leaky_relu")
-    _zero_bias(layer)
+    require_at_least("units of a layer", units, 1)
+    last = activation_layer(activation, maxout_pieces=maxout_pieces)
+    outputs = units * (maxout_pieces if activation == "maxout" else 1)
+    norm = [BatchNorm1d(outputs)] if batch_norm else []
+    return [nn.Linear(inputs, outputs, bias=not batch_norm), *norm, last]
 
 
-def initialise_xavier(layer: nn.Conv2d | nn.Linear) -> None:
-    """Draw weights uniformly with variance 2/(fan_in + fan_out) and zero the biases, in place.
-
-    Source: Glorot and Bengio 2010, "Understanding the difficulty of training deep feedforward networks".
-    """
-    nn.init.xavier_uniform_(layer.weight)
-    _zero_bias(layer)
-
-
-def initialise(network: nn.Sequential, activation: str) -> nn.Sequential:
-    """Draw the first weights of a feed-forward network from torch's global generator; return it.
+def convolution_block(
+    in_channels: int,
+    filters: int,
+    *,
+    kernel: int,
+    padding: int | tuple[int, int] = 0,
+    activation: str,
+    maxout_pieces: int = 2,
+    batch_norm: bool = False,
+) -> list[nn.Module]:
+    """Return a convolution of stride 1, its batch normalisation where asked, and its activation.
 
     Args:
-        network: its last layer gives the logits, so no activation follows it and Xavier serves it; each other
-            convolution and fully connected layer is followed by `activation`.
-        activation: sigmoid, tanh, relu or leaky_relu.
+        in_channels: C.
+        filters: channels of the output; maxout has k linear pieces for each.
+        kernel: F, pixels.
+        padding: P, zeros on each side, or one for the height and one for the width.
+        activation: see `activation_layer`.
+        maxout_pieces: k of maxout.
+        batch_norm: normalise before the activation; the layer then has no bias, which it would take away.
+
+    Raises:
+        ModelError: an option is out of range.
     """
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    for layer in layers[:-1]:
-        if activation == "relu":
-            initialise_he(layer)
-        elif activation == "leaky_relu":
-            initialise_he(layer, slope=LEAKY_SLOPE)
-        else:
-            initialise_xavier(layer)
-    initialise_xavier(layers[-1])
-    return network
+    require_at_least("filters of a layer", filters, 1)
+    last = activation_layer(activation, maxout_pieces=maxout_pieces)
+    outputs = filters * (maxout_pieces if activation == "maxout" else 1)
+    norm = [BatchNorm2d(outputs)] if batch_norm else []
+    layer = nn.Conv2d(in_channels, outputs, kernel_size=kernel, padding=padding, bias=not batch_norm)
+    return [layer, *norm, last]
 
 
-def _zero_bias(layer: nn.Conv2d | nn.Linear) -> None:
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+def dropout_layer(key: str, share: float) -> nn.Dropout:
+    """Return a layer that sets a share of its inputs to 0 in training (Hinton et al. 2012, arXiv:1207.0580).
+
+    Args:
+        key: of the configuration, for the message.
+        share: in [0, 1).
+
+    Raises:
+        ModelError: the share is out of range.
+    """
+    require_share(key, share)
+    return nn.Dropout(share)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
-from dlspark.errors import ModelError
 from dlspark.models.arithmetic import output_size, same_padding
-from dlspark.models.layers import activation_layer, initialise
+from dlspark.models.initialise import initialise
+from dlspark.models.layers import convolution_block, dense_block, dropout_layer
+from dlspark.models.options import require_choice
 
 _KERNEL = 3
 
@@ -23,6 +25,10 @@ def build_mnist_cnn(
     padding: str = "valid",
     dense: int = 128,
     activation: str = "relu",
+    maxout_pieces: int = 2,
+    batch_norm: bool = False,
+    initialisation: str = "auto",
+    initialisation_std: float = 0.01,
     dropout_features: float = 0.25,
     dropout_dense: float = 0.5,
 ) -> nn.Sequential:
@@ -36,33 +42,44 @@ def build_mnist_cnn(
         widths: filters of the two convolutions.
         padding: "valid" (none: each convolution takes 2 pixels) or "same" (zeros keep the size).
         dense: units of the dense layer.
-        activation: after both convolutions and the dense layer: sigmoid, tanh, relu or leaky_relu.
+        activation: after both convolutions and the dense layer: sigmoid, tanh, relu, leaky_relu or maxout.
+        maxout_pieces: k, linear pieces of each maxout unit; >= 2.
+        batch_norm: normalise each layer but the last over the batch, before its activation.
+        initialisation: first weights, see `dlspark.models.initialise.initialise`.
+        initialisation_std: standard deviation of initialisation "normal"; > 0.
         dropout_features: share set to 0 in training after the pooling, in [0, 1).
         dropout_dense: share set to 0 in training after the dense layer, in [0, 1).
 
     Raises:
-        ModelError: the image is too small, or the padding or the activation is unknown.
+        ModelError: the image is too small, or an option is unknown or out of range.
     """
-    if padding not in ("valid", "same"):
-        raise ModelError("unknown padding", got=repr(padding), allowed="valid, same", where="model.padding")
+    require_choice("padding", padding, ("valid", "same"))
     zeros = same_padding(_KERNEL) if padding == "same" else 0
     rows = _features_along("height", height, zeros)
     columns = _features_along("width", width, zeros)
     first, second = widths
+    units: dict[str, Any] = {
+        "activation": activation,
+        "maxout_pieces": maxout_pieces,
+        "batch_norm": batch_norm,
+    }
     network = nn.Sequential(
-        nn.Conv2d(channels, first, kernel_size=_KERNEL, padding=zeros),
-        activation_layer(activation),
-        nn.Conv2d(first, second, kernel_size=_KERNEL, padding=zeros),
-        activation_layer(activation),
+        *convolution_block(channels, first, kernel=_KERNEL, padding=zeros, **units),
+        *convolution_block(first, second, kernel=_KERNEL, padding=zeros, **units),
         nn.MaxPool2d(2),
-        nn.Dropout(dropout_features),
+        dropout_layer("dropout_features", dropout_features),
         nn.Flatten(),
-        nn.Linear(second * rows * columns, dense),
-        activation_layer(activation),
-        nn.Dropout(dropout_dense),
+        *dense_block(second * rows * columns, dense, **units),
+        dropout_layer("dropout_dense", dropout_dense),
         nn.Linear(dense, num_classes),
     )
-    return initialise(network, activation)
+    return initialise(
+        network,
+        activation=activation,
+        initialisation=initialisation,
+        initialisation_std=initialisation_std,
+        maxout_pieces=maxout_pieces,
+    )
 
 
 def _features_along(axis: str, size: int, padding: int) -> int:

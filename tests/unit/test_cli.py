@@ -92,6 +92,7 @@ def test_help_of_a_stage_lists_its_choices_and_keys(stage: str, capsys: pytest.C
     assert ", ".join(list_choices("experiment")) in text
     expected = {
         "ingest": "data.val_share=0.1",
+        "arch": "num_classes=null",
         "train": "train.epochs=12",
         "evaluate": "split=test",
         "register": "tracking.alias=champion",
@@ -120,7 +121,7 @@ def test_no_stage_shows_the_help_as_an_error(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["trian"], ("unknown stage", "did you mean train?", "ingest, train")),
+        (["trian"], ("unknown stage", "did you mean train?", "ingest, arch, train")),
         (["source=/x", "train"], ("unknown stage", "put the stage first")),
         (["train", "--verbose"], ("unknown option", "--verbose", "--debug")),
         (["train", "train.epoch=1"], ("did you mean train.epochs?",)),

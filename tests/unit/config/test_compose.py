@@ -155,7 +155,7 @@ def test_all_problems_come_at_once() -> None:
         ("lr=3", ("optimizer.lr",)),
         ("modle=lenet5", ("did you mean model",)),
         ("experiments=digits", ("did you mean", "experiment")),
-        ("model=lenet6", ("got 'lenet6'", "did you mean model=lenet5?", "lenet5, mlp, mnist_cnn, resnet18")),
+        ("model=lenet6", ("got 'lenet6'", "did you mean model=lenet5?", "googlenet, lenet5, mlp, mnist_cnn")),
         ("experiment=digit", ("did you mean experiment=digits?", "digits, quick")),
         ("optimizer.lr=0", ("got 0", "number > 0", "command line")),
         ("train.epochs=abc", ("wrong type", "got 'abc'", "whole number >= 1")),

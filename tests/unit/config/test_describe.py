@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dlspark.config.data_sections import ImageConfig
 from dlspark.config.describe import describe_fields, list_choices, list_keys
+from dlspark.config.model_sections import MlpConfig
 from dlspark.config.train_sections import TrainConfig
 
 
@@ -25,13 +26,18 @@ def test_types_and_ranges_are_said_in_words() -> None:
 
 def test_keys_of_all_variants_are_listed() -> None:
     names = [key.name for key in list_keys()]
-    assert names.count("model.activation") == 3
+    assert names.count("model.activation") == 3  # mlp, lenet5, mnist_cnn
+    assert names.count("num_classes") == 1
     assert {"model.stem", "model.widths", "optimizer.momentum", "optimizer.betas"} <= set(names)
 
 
 def test_sentences_under_fields_are_found() -> None:
     assert describe_fields(TrainConfig)["seed"].startswith("Of the initial weights")
     assert describe_fields(ImageConfig)["channels"].startswith("1 gray, 3 RGB")
+    inherited = describe_fields(MlpConfig)
+    assert inherited["maxout_pieces"].startswith("Linear pieces")
+    assert inherited["initialisation_std"].startswith("Standard deviation")
+    assert inherited["hidden"] == "Units of each hidden layer."
 
 
 def test_choices_are_the_files_of_conf() -> None:

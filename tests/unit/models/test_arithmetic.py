@@ -12,6 +12,7 @@ from dlspark.errors import ModelError
 from dlspark.models.arithmetic import (
     convolution_parameters,
     dense_parameters,
+    lost_pixels,
     output_size,
     same_padding,
 )
@@ -71,6 +72,14 @@ def test_a_size_that_fits_and_a_meant_floor_log_nothing(caplog: pytest.LogCaptur
         assert output_size("pool", size=8, kernel=2, stride=2, remainder="warn") == 4
         assert output_size("stem", size=224, kernel=7, stride=2, padding=3, remainder="floor") == 112
     assert caplog.text == ""
+
+
+def test_pixels_are_lost_only_where_a_filter_could_have_reached_them() -> None:
+    assert lost_pixels(size=7, kernel=2, stride=2) == 1
+    assert lost_pixels(size=8, kernel=2, stride=2) == 0
+    assert lost_pixels(size=9, kernel=4, stride=3) == 2
+    assert lost_pixels(size=224, kernel=7, stride=2, padding=3) == 0  # the remainder is a zero of the padding
+    assert lost_pixels(size=56, kernel=1, stride=2) == 0  # a shortcut that samples on purpose
 
 
 def test_same_padding() -> None:

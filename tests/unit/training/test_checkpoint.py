@@ -13,15 +13,18 @@ import torch
 from dlspark import storage
 from dlspark.contracts import ImageFormat, Preprocessing
 from dlspark.errors import ModelError
-from dlspark.models.build import BUILDERS, build_model
+from dlspark.models.build import build_model
 from dlspark.training import checkpoint
 from dlspark.training.checkpoint import CheckpointDescription, load_checkpoint, save_checkpoint
 
 OPTIONS: dict[str, dict[str, Any]] = {
-    "mlp": {"hidden": (7, 5)},
+    "mlp": {"hidden": (7, 5), "batch_norm": True, "activation": "maxout", "initialisation": "he_uniform"},
     "lenet5": {},
     "mnist_cnn": {"widths": (4, 8), "padding": "same", "dense": 16},
     "resnet18": {"stem": "small"},
+    "alexnet": {"stem": "small"},
+    "vgg11_bn": {"dropout": 0.1},
+    "torchvision": {"architecture": "shufflenet_v2_x0_5"},
 }
 
 
@@ -50,7 +53,7 @@ def save(url: Path, name: str = "mnist_cnn") -> torch.nn.Module:
     return model
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", OPTIONS)
 def test_round_trip_is_bit_equal(name: str, tmp_path: Path) -> None:
     saved = save(tmp_path / "final", name)
     random_state = torch.get_rng_state()
