@@ -20,10 +20,10 @@ from pydantic.fields import FieldInfo
 
 from dlspark.config.schema import Config
 
-GROUPS = ("data", "model", "optimizer", "schedule", "augment", "cluster", "tracking", "experiment")
+GROUPS = ("data", "model", "loss", "optimizer", "schedule", "augment", "cluster", "tracking", "experiment")
 """The folders of conf/, each a choice: `model=lenet5`."""
 
-VARIANT_GROUPS = ("model", "optimizer")
+VARIANT_GROUPS = ("model", "loss", "optimizer", "schedule")
 """The groups whose choice decides which keys they have."""
 
 
@@ -83,10 +83,14 @@ def describe_type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
 
 
 def describe_fields(section: type[BaseModel]) -> dict[str, str]:
-    """Return the sentence under each field of a class of the schema, as one line; a field may have none."""
+    """Return the sentence under each field of a class of the schema, as one line; a field may have none.
+
+    A field that a class has from its base, or sets anew without a sentence, has the sentence of the base.
+    """
+    base = section.__bases__[0]
+    sentences = describe_fields(base) if base.__module__ == section.__module__ else {}
     tree = ast.parse(inspect.getsource(inspect.getmodule(section)))  # type: ignore[arg-type] # a class has one
     classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
-    sentences = {}
     for field, below in itertools.pairwise(classes[section.__name__]):
         is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and is_text:
