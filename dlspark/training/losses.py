@@ -65,12 +65,12 @@ def build_loss(
     Raises:
         ConfigError: the name is unknown.
     """
-    given = {"outputs": outputs, "over_outputs": over_outputs}
+    error = partial(_error, outputs=outputs, over_outputs=over_outputs)
     of_rows: dict[str, Loss] = {
         "cross_entropy": partial(_cross_entropy, smoothing=label_smoothing, gamma=focal_gamma),
         "bce": partial(_binary_cross_entropy, over_outputs=over_outputs),
-        "mse": partial(_error, power=2, **given),
-        "mae": partial(_error, power=1, **given),
+        "mse": partial(error, power=2),
+        "mae": partial(error, power=1),
         "hinge": partial(_hinge, power=1),
         "squared_hinge": partial(_hinge, power=2),
     }
@@ -113,18 +113,16 @@ def expected_initial_loss(
         over_outputs: as in `build_loss`.
     """
     given = 1.0 / num_classes if outputs == "softmax" else 0.0
-    sums = {
+    sums: dict[str, float] = {
         "bce": num_classes * math.log(2.0),
         "mse": (1.0 - given) ** 2 + (num_classes - 1) * given**2,
         "mae": (1.0 - given) + (num_classes - 1) * given,
     }
     if name in sums:
         return sums[name] / num_classes if over_outputs == "mean" else sums[name]
-    return {
-        "cross_entropy": (1.0 - 1.0 / num_classes) ** focal_gamma * math.log(num_classes),
-        "hinge": num_classes - 1.0,
-        "squared_hinge": num_classes - 1.0,
-    }[name]
+    if name == "cross_entropy":
+        return float((1.0 - 1.0 / num_classes) ** focal_gamma) * math.log(num_classes)
+    return num_classes - 1.0
 
 
 def _weighted_sum(of_rows: Loss, class_weights: Sequence[float] | None) -> Loss:

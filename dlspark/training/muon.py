@@ -8,6 +8,7 @@ rounding would show the number of ranks in the result; here it is fp32.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -38,7 +39,7 @@ def orthogonalize(matrix: torch.Tensor, num_steps: int) -> torch.Tensor:
     """
     a, b, c = _COEFFICIENTS
     is_tall = matrix.shape[0] > matrix.shape[1]
-    result = matrix.T if is_tall else matrix
+    result: torch.Tensor = matrix.T if is_tall else matrix
     result = result / (result.norm() + 1e-7)
     for _ in range(num_steps):
         gram = result @ result.T
@@ -94,11 +95,11 @@ class Muon(torch.optim.Optimizer):
         assert gradient is not None  # noqa: S101 - the caller has looked
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        mean = state["momentum_buffer"].lerp_(gradient, 1.0 - group["momentum"])
+        mean: torch.Tensor = state["momentum_buffer"].lerp_(gradient, 1.0 - group["momentum"])
         update = gradient.lerp(mean, group["momentum"]) if group["nesterov"] else mean
         matrix = orthogonalize(update.flatten(1), group["newton_schulz_steps"])
         num_rows, num_columns = matrix.shape
-        return matrix.view_as(update) * max(1.0, num_rows / num_columns) ** 0.5
+        return matrix.view_as(update) * math.sqrt(max(1.0, num_rows / num_columns))
 
     def _adamw_update(self, parameter: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
         gradient, state = parameter.grad, self.state[parameter]
@@ -108,8 +109,8 @@ class Muon(torch.optim.Optimizer):
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         state["step"] += 1.0
         first, second = _ADAMW_BETAS
-        mean = state["exp_avg"].lerp_(gradient, 1.0 - first)
-        square = state["exp_avg_sq"].lerp_(gradient.square(), 1.0 - second)
-        num_steps = float(state["step"])
-        spread = (square / (1.0 - second**num_steps)).sqrt() + _ADAMW_EPS
-        return mean / (1.0 - first**num_steps) / spread
+        mean: torch.Tensor = state["exp_avg"].lerp_(gradient, 1.0 - first)
+        square: torch.Tensor = state["exp_avg_sq"].lerp_(gradient.square(), 1.0 - second)
+        num_steps = int(state["step"])
+        first_share, second_share = 1.0 - math.pow(first, num_steps), 1.0 - math.pow(second, num_steps)
+        return mean / first_share / ((square / second_share).sqrt() + _ADAMW_EPS)

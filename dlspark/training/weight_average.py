@@ -12,7 +12,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 _NUM_UPDATES = "num_updates"
 
@@ -41,8 +40,8 @@ class WeightAverage:
             self._averages = {name: parameter.clone() for name, parameter in self._parameters.items()}
         self._num_updates += 1
         decay = min(self._decay, (1.0 + self._num_updates) / (10.0 + self._num_updates))
-        average = get_ema_multi_avg_fn(decay)
-        average(list(self._averages.values()), list(self._parameters.values()), self._num_updates)
+        for name, average in self._averages.items():
+            average.lerp_(self._parameters[name], 1.0 - decay)
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
