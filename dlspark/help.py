@@ -37,7 +37,7 @@ _READ = ("data.reader", "data.prefetch_batches", "data.num_threads", "data.memor
 _TRACK = ("tracking.uri", "tracking.experiment", "tracking.run_name", "tracking.system_metrics_seconds")
 _REGISTER = ("tracking.registered_model", "tracking.alias")
 _INGEST = ("source", "dataset", "overwrite", "image.", "data.", "augment.")
-_FIT = ("model.", "optimizer.", "schedule.", "augment.", "train.")
+_FIT = ("model.", "loss.", "optimizer.", "schedule.", "regularize.", "augment.", "train.")
 _TRAIN = ("dataset", "run_dir", "overwrite", *_FIT, *_READ)
 _KEYS: dict[str, tuple[str, ...]] = {
     "ingest": (*_INGEST, *_CLUSTER),
@@ -60,16 +60,17 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "doctor": ("cluster.", "tracking.uri"),
     "sync": ("run_dir", "tracking.uri"),
 }
+_RECIPE = ("loss", "optimizer", "schedule")
 _GROUPS: dict[str, tuple[str, ...]] = {
     "ingest": ("experiment", "data", "augment", "cluster"),
     "arch": ("experiment", "model", "augment"),
-    "train": ("experiment", "model", "optimizer", "schedule", "augment", "data", "cluster", "tracking"),
+    "train": ("experiment", "model", *_RECIPE, "augment", "data", "cluster", "tracking"),
     "evaluate": ("experiment", "cluster", "tracking"),
     "register": ("experiment", "tracking"),
     "predict": ("experiment", "cluster", "tracking"),
-    "full": ("experiment", "model", "optimizer", "schedule", "augment", "data", "cluster", "tracking"),
+    "full": ("experiment", "model", *_RECIPE, "augment", "data", "cluster", "tracking"),
     "replay": ("experiment",),
-    "bench-loader": ("experiment", "model", "optimizer", "augment"),
+    "bench-loader": ("experiment", "model", "loss", "optimizer", "augment"),
     "doctor": ("experiment", "cluster", "tracking"),
     "sync": ("experiment", "tracking"),
 }
@@ -97,7 +98,7 @@ examples
 
 keys that matter
   source dataset run_dir overwrite            where things are
-  model optimizer schedule augment            choices, each a file of conf/: model=lenet5
+  model loss optimizer schedule augment       choices, each a file of conf/: model=lenet5
   train.epochs train.global_batch_size train.seed optimizer.lr
   cluster.backend (horovod, local)  cluster.workers  cluster.master
   tracking.uri tracking.experiment

@@ -21,14 +21,14 @@ from dlspark.data.loader import Loader, open_split
 from dlspark.data.manifest import Manifest, read_manifest
 from dlspark.errors import ClusterError, DatasetError
 from dlspark.models.build import build_model
+from dlspark.recipe import base_lr_of, optimizer_of, rows_of_a_step, schedule_of, step_options_of
 from dlspark.storage import join
 from dlspark.tracking.journal import JournalTracker, SilentTracker
 from dlspark.training.checkpoint import CheckpointDescription, load_checkpoint, save_checkpoint
 from dlspark.training.evaluation import evaluate_model
-from dlspark.training.optimizers import build_optimizer
 from dlspark.training.precision import choose_precision
-from dlspark.training.schedules import build_schedule
 from dlspark.training.trainer import FitResult, fit
+from dlspark.training.weight_average import WeightAverage
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,12 +81,15 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
     Raises:
         DatasetError: the dataset is not the one that the driver read.
         ModelError: the network does not fit the images, or the loss is not finite.
+        ConfigError: a choice needs what the dataset does not have.
     """
     config = Config.model_validate(task.config)
     manifest = _read_the_same_dataset(task)
     device = _device_of(communicator)
     precision = choose_precision(config.train.precision, device)
     model = _build_initial_model(config, manifest, communicator).to(device)
+    decay = config.regularize.ema_decay
+    average = None if decay is None else WeightAverage(model, decay)
     opened = partial(
         open_source, config, task.dataset, manifest, rank=communicator.rank, num_ranks=communicator.size
     )
@@ -95,30 +98,30 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
         has_val = manifest.splits["val"].rows > 0
         val = stack.enter_context(opened("val")) if has_val else None
         tracker = stack.enter_context(_tracker_of(task, communicator))
-        optimizer_options = config.optimizer.model_dump(exclude={"name"})
-        schedule_options = config.schedule.model_dump(exclude={"name"})
         fitted = fit(
             model,
-            build_optimizer(model, config.optimizer.name, **optimizer_options),
-            build_schedule(
-                config.schedule.name,
-                steps_per_epoch=train.num_steps,
-                epochs=config.train.epochs,
-                **schedule_options,
-            ),
+            optimizer_of(config, model),
+            schedule_of(config, steps_per_epoch=train.num_steps, has_val=has_val),
             train,
             val,
             communicator,
             tracker,
             epochs=config.train.epochs,
             num_classes=len(manifest.classes),
-            base_lr=config.optimizer.lr,
+            base_lr=base_lr_of(config, communicator.size),
             precision=precision,
             device=device,
+            options=step_options_of(
+                config,
+                class_rows=manifest.splits["train"].class_rows,
+                steps_per_epoch=train.num_steps,
+            ),
+            average=average,
         )
     checkpoint = final_checkpoint(task.run_dir)
     if communicator.rank == 0:
-        save_checkpoint(checkpoint, model, _describe(config, manifest, fitted))
+        with nullcontext() if average is None else average.swapped_in():
+            save_checkpoint(checkpoint, model, _describe(config, manifest, fitted))
     return TrainResult(
         rank=communicator.rank,
         host=communicator.host,
@@ -244,7 +247,9 @@ def open_source(
         dataset,
         manifest,
         split,
-        global_batch_size=config.train.global_batch_size,
+        global_batch_size=rows_of_a_step(config, manifest.splits[split].rows)
+        if shuffle
+        else config.train.global_batch_size,
         seed=config.train.seed,
         rank=rank,
         num_ranks=num_ranks,

@@ -23,7 +23,7 @@ from dlspark.data.loader_speed import measure_loader
 from dlspark.data.manifest import Manifest, read_manifest
 from dlspark.data.other_form import copy_in_form
 from dlspark.progress import show_progress
-from dlspark.training.optimizers import build_optimizer
+from dlspark.recipe import optimizer_of
 from dlspark.training.precision import choose_precision
 from dlspark.training.step_speed import measure_steps
 from dlspark.worker import build_network, open_source
@@ -150,7 +150,7 @@ def _measure_model(config: Config, dataset: str, manifest: Manifest) -> float:
     model = build_network(config, manifest).to(device)
     return measure_steps(
         model,
-        build_optimizer(model, config.optimizer.name, **config.optimizer.model_dump(exclude={"name"})),
+        optimizer_of(config, model),
         LocalCommunicator(),
         _first_batch(config, dataset, manifest),
         precision=choose_precision(config.train.precision, device),

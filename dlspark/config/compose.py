@@ -151,8 +151,12 @@ def _validate(composed: dict[str, Any], choices: Mapping[str, str | None], words
             break
         except ValidationError as error:
             details = error.errors(include_url=False)
+        noted: list[list[str]] = []
         for detail in details:
             path = _path(detail)
+            if path and path in noted:  # a key of several types complains once for each of them
+                continue
+            noted.append(path)
             problem = _as_problem(detail, path, choices, words)
             if str(problem) not in map(str, words.problems):
                 words.problems.append(problem)
@@ -161,11 +165,12 @@ def _validate(composed: dict[str, Any], choices: Mapping[str, str | None], words
 
 
 def _path(detail: ErrorDetails) -> list[str]:
-    """Return where an error is, without the variant's name and the index in a list."""
+    """Return where an error is, without variant's name, index in a list and type that was tried."""
     path = [part for part in detail["loc"] if isinstance(part, str)]
     if len(path) > 1 and path[0] in VARIANT_GROUPS:
         del path[1]
-    return path
+    is_of_a_type = ".".join(path[:-1]) in {key.name for key in list_keys()}
+    return path[:-1] if is_of_a_type else path
 
 
 def _drop(composed: dict[str, Any], path: Sequence[str]) -> None:

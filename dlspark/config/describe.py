@@ -21,10 +21,10 @@ from pydantic.fields import FieldInfo
 from dlspark.config.schema import Config
 from dlspark.config.section import Section
 
-GROUPS = ("data", "model", "optimizer", "schedule", "augment", "cluster", "tracking", "experiment")
+GROUPS = ("data", "model", "loss", "optimizer", "schedule", "augment", "cluster", "tracking", "experiment")
 """The folders of conf/, each a choice: `model=lenet5`."""
 
-VARIANT_GROUPS = ("model", "optimizer")
+VARIANT_GROUPS = ("model", "loss", "optimizer", "schedule")
 """The groups whose choice decides which keys they have."""
 
 
@@ -84,9 +84,12 @@ def describe_type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
 
 
 def describe_fields(section: type[BaseModel]) -> dict[str, str]:
-    """Return the sentence under each field of a class of the schema, as one line; a field may have none."""
-    parent = section.__mro__[1]
-    sentences = describe_fields(parent) if parent not in (Section, BaseModel) else {}
+    """Return the sentence under each field of a class of the schema, as one line; a field may have none.
+
+    A field that a class has from its base, or sets anew without a sentence, has the sentence of the base.
+    """
+    base = section.__bases__[0]
+    sentences = describe_fields(base) if base not in (Section, BaseModel) else {}
     tree = ast.parse(inspect.getsource(inspect.getmodule(section)))  # type: ignore[arg-type] # a class has one
     classes = {node.name: node.body for node in tree.body if isinstance(node, ast.ClassDef)}
     for field, below in itertools.pairwise(classes[section.__name__]):

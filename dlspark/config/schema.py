@@ -1,7 +1,7 @@
 """The typed configuration: every key a user may set, with its meaning, unit, range and default.
 
 The files of conf/ carry the same keys; tests hold the two together. Objects are frozen and keyword-only, and
-only pipelines/ and dlspark.worker unpack them: the rooms below take plain arguments.
+only pipelines/, dlspark.worker and dlspark.recipe unpack them: the rooms below take plain arguments.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dlspark.config.data_sections import AugmentConfig, DataConfig, ImageConfig
+from dlspark.config.loss_sections import CrossEntropyConfig, LossConfig
 from dlspark.config.model_sections import MnistCnnConfig, ModelConfig
+from dlspark.config.optimizer_sections import AdamConfig, OptimizerConfig
+from dlspark.config.schedule_sections import ConstantConfig, ScheduleConfig
 from dlspark.config.section import Count, Positive, Section
-from dlspark.config.train_sections import AdamConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from dlspark.config.train_sections import RegularizeConfig, TrainConfig
 
 
 class ClusterConfig(Section):
@@ -82,8 +85,10 @@ class Config(Section):
     image: ImageConfig = ImageConfig()
     data: DataConfig = DataConfig()
     model: ModelConfig = MnistCnnConfig()
+    loss: LossConfig = CrossEntropyConfig()
     optimizer: OptimizerConfig = AdamConfig()
-    schedule: ScheduleConfig = ScheduleConfig()
+    schedule: ScheduleConfig = ConstantConfig()
+    regularize: RegularizeConfig = RegularizeConfig()
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
     cluster: ClusterConfig = ClusterConfig()
@@ -96,5 +101,14 @@ class Config(Section):
             raise ValueError(
                 f"cluster.backend=local is one process, got cluster.workers={self.cluster.workers}; "
                 "set cluster.workers=1 or cluster.backend=horovod"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _gd_cuts_its_step_itself(self) -> Config:
+        if self.optimizer.name == "gd" and self.train.accumulate_steps != 1:
+            raise ValueError(
+                "optimizer=gd adds up the gradients of train.global_batch_size rows at a time by itself, "
+                f"got train.accumulate_steps={self.train.accumulate_steps}; set it to 1"
             )
         return self

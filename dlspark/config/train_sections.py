@@ -1,4 +1,4 @@
-"""The keys of the optimisation: optimizers by name, the learning rate over time, and the training itself."""
+"""The keys of the training itself, and of what keeps its weights in bounds."""
 
 from __future__ import annotations
 
@@ -6,52 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from dlspark.config.section import Count, Positive, Section, Share
-
-
-class SgdConfig(Section):
-    """Stochastic gradient descent, with momentum where asked (torch.optim.SGD)."""
-
-    name: Literal["sgd"] = "sgd"
-    lr: Positive = 0.1
-    """Learning rate of the global batch; never scaled by the number of workers."""
-    momentum: Share = 0.0
-    nesterov: bool = False
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """L2 penalty on weights; norms and biases are left out."""
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> SgdConfig:
-        if self.nesterov and self.momentum == 0.0:
-            raise ValueError("nesterov=true needs a momentum above 0, got momentum=0")
-        return self
-
-
-class AdamConfig(Section):
-    """Adam (Kingma and Ba 2015) or AdamW (Loshchilov and Hutter 2019)."""
-
-    name: Literal["adam", "adamw"] = "adam"
-    lr: Positive = 0.001
-    """Learning rate; never scaled by the number of workers."""
-    betas: tuple[Share, Share] = (0.9, 0.999)
-    eps: Positive = 1e-8
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    """On weights only; norms and biases are left out."""
-
-
-OptimizerConfig = Annotated[SgdConfig | AdamConfig, Field(discriminator="name")]
-
-
-class ScheduleConfig(Section):
-    """The learning rate over the optimizer steps of the run, as a factor on optimizer.lr."""
-
-    name: Literal["constant", "cosine", "step", "exponential"] = "constant"
-    warmup_epochs: Annotated[float, Field(ge=0.0)] = 0.0
-    """Linear rise from 0 over so many epochs."""
-    step_epochs: Count = 10
-    """step: epochs between two falls."""
-    gamma: Annotated[float, Field(gt=0.0, le=1.0)] = 0.1
-    """step: factor at each fall; exponential: factor per epoch."""
+from dlspark.config.section import Count, Positive, Section
 
 
 class TrainConfig(Section):
@@ -59,8 +14,45 @@ class TrainConfig(Section):
 
     epochs: Count = 12
     global_batch_size: Count = 128
-    """Rows of one optimizer step over all workers; the last batch of an epoch may be smaller."""
+    """Rows of one optimizer step over all workers; the last batch of an epoch may be smaller. With
+    optimizer=gd a step has all rows of the training split, and this many go through the network at once."""
+    accumulate_steps: Count = 1
+    """Parts into which a worker cuts its rows of a step, to need less memory: the gradients of the parts are
+    added up, so only batch normalisation and dropout see the difference."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the initial weights, the shuffle, the augmentation and dropout."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast where the hardware has it, else fp32; evaluation is always fp32."""
+
+    @model_validator(mode="after")
+    def _parts_have_rows(self) -> TrainConfig:
+        if self.accumulate_steps > self.global_batch_size:
+            raise ValueError(
+                f"accumulate_steps={self.accumulate_steps} cuts global_batch_size={self.global_batch_size} "
+                "rows into more parts than there are rows"
+            )
+        return self
+
+
+class RegularizeConfig(Section):
+    """What holds gradients and weights in bounds, beside optimizer.weight_decay and the network's dropout."""
+
+    l1: Annotated[float, Field(ge=0.0)] = 0.0
+    """Penalty on the absolute values of weights (not of norms and biases); train_loss is without it."""
+    max_squared_norm: Positive | None = None
+    """Largest squared length of a unit's incoming weights, restored after each step; null: none."""
+    clip_norm: Positive | None = None
+    """Largest length of the whole gradient; a longer one is scaled down. null: none."""
+    clip_value: Positive | None = None
+    """Largest absolute value of each number of the gradient; null: none."""
+    ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """Decay of the moving average of the weights that is evaluated and saved in their place; null: none."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_clipping(self) -> RegularizeConfig:
+        if self.clip_norm is not None and self.clip_value is not None:
+            raise ValueError(
+                f"clip_norm={self.clip_norm:g} and clip_value={self.clip_value:g} exclude each other; "
+                "set one of them to null"
+            )
+        return self

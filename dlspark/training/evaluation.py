@@ -16,7 +16,7 @@ from torch import nn
 
 from dlspark.contracts import BatchSource, Communicator, EvaluationResult
 from dlspark.errors import DatasetError, ModelError
-from dlspark.training.losses import cross_entropy_sum
+from dlspark.training.losses import Loss, cross_entropy_sum
 from dlspark.training.metrics import confusion_counts
 
 
@@ -27,6 +27,7 @@ def evaluate_model(
     *,
     num_classes: int,
     device: torch.device,
+    loss: Loss = cross_entropy_sum,
 ) -> EvaluationResult:
     """Evaluate a network on a split, in evaluation mode, without gradients, in fp32. A collective.
 
@@ -36,6 +37,7 @@ def evaluate_model(
         communicator: one all-reduce is made.
         num_classes: K.
         device: where the network is.
+        loss: the sum over rows.
 
     Returns:
         The same value on every rank.
@@ -54,7 +56,7 @@ def evaluate_model(
             labels = batch.labels.to(device, non_blocking=True)
             logits = model(batch.images.to(device, non_blocking=True))
             confusion_sum += confusion_counts(logits, labels, num_classes=num_classes)
-            loss_sum += cross_entropy_sum(logits, labels)
+            loss_sum += loss(logits, labels)
     communicator.all_reduce_sum(sums)
     return _summarise(sums.cpu(), num_rows=source.num_rows, num_classes=num_classes)
 

@@ -34,15 +34,17 @@ class GradientBuffer:
             parameter.grad = self._flat[start:end].view_as(parameter)
             start = end
         self._totals = self._flat[num_gradients:]
+        self.values = self._flat[:num_gradients]
+        """All gradients as one tensor, float32 [P]."""
 
     def clear(self) -> None:
         """Set all gradients and sums to 0; in place of `optimizer.zero_grad`, which would drop the views."""
         self._flat.zero_()
 
-    def put_totals(self, loss_sum: torch.Tensor, num_correct: torch.Tensor) -> None:
-        """Put this rank's loss sum and correct rows (scalars) behind the gradients."""
-        self._totals[0] = loss_sum.detach()
-        self._totals[1] = num_correct
+    def add_totals(self, loss_sum: torch.Tensor, num_correct: torch.Tensor) -> None:
+        """Add to this rank's loss sum and correct rows (scalars) behind the gradients."""
+        self._totals[0] += loss_sum.detach()
+        self._totals[1] += num_correct
 
     def all_reduce_sum(self, communicator: Communicator) -> tuple[float, int]:
         """Replace gradients and sums by those over all ranks; return the loss sum and the correct rows."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -10,9 +11,34 @@ from torch import nn
 
 from dlspark.contracts import Batch, Communicator
 from dlspark.training.gradients import GradientBuffer
-from dlspark.training.losses import cross_entropy_sum
+from dlspark.training.losses import Loss, cross_entropy_sum
 from dlspark.training.metrics import count_correct
+from dlspark.training.optimizers import set_rates
 from dlspark.training.precision import Precision
+from dlspark.training.regularize import (
+    add_l1_gradient,
+    clip_gradient_norm,
+    clip_gradient_values,
+    limit_weight_norms,
+)
+from dlspark.training.weight_average import WeightAverage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepOptions:
+    """What a step does beside the plain one; the same for all steps of a run."""
+
+    loss: Loss = cross_entropy_sum
+    num_parts: int = 1
+    """Parts into which a rank cuts its rows, one forward and backward each; >= 1."""
+    momentum: Callable[[int], float] | None = None
+    """Optimizer step, from 0, to its momentum; None: the optimizer's own."""
+    l1: float = 0.0
+    """See `add_l1_gradient`; before the clipping, as a part of the gradient."""
+    clip_norm: float | None = None
+    clip_value: float | None = None
+    max_squared_norm: float | None = None
+    """See `limit_weight_norms`; after the optimizer."""
 
 
 def train_step(
@@ -24,6 +50,9 @@ def train_step(
     *,
     lr: float,
     precision: Precision,
+    momentum: float | None = None,
+    options: StepOptions = StepOptions(),
+    average: WeightAverage | None = None,
 ) -> StepResult:
     """Make one optimizer step from the rows of all ranks. A collective: one all-reduce.
 
@@ -35,24 +64,25 @@ def train_step(
         batch: the rows of this rank; b = 0 contributes zeros.
         lr: learning rate of this step.
         precision: of the forward pass.
+        momentum: of this step; None: the optimizer's own.
+        options: what else is done.
+        average: takes the new weights in.
     """
     device = gradients.device
     started = _now(device)
     gradients.clear()
     if len(batch.labels):
-        images = batch.images.to(device, non_blocking=True)
-        labels = batch.labels.to(device, non_blocking=True)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            logits = model(images)
-        loss_sum = cross_entropy_sum(logits, labels)
-        torch.autograd.backward(loss_sum / batch.global_rows)
-        gradients.put_totals(loss_sum, count_correct(logits, labels))
+        _add_gradients(model, gradients, batch, precision=precision, options=options)
     computed = _now(device)
     total_loss, total_correct = gradients.all_reduce_sum(communicator)
     reduced = _now(device)
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+    _bound_gradients(model, gradients, options)
+    set_rates(optimizer, lr=lr, momentum=momentum)
     optimizer.step()
+    if options.max_squared_norm is not None:
+        limit_weight_norms(model, options.max_squared_norm)
+    if average is not None:
+        average.update()
     stepped = _now(device)
     return StepResult(
         global_rows=batch.global_rows,
@@ -123,6 +153,29 @@ class EpochTotals:
             "train_accuracy": self.num_correct / self.global_rows,
             "images_per_second": self.global_rows / seconds,
         }
+
+
+def _add_gradients(
+    model: nn.Module, gradients: GradientBuffer, batch: Batch, *, precision: Precision, options: StepOptions
+) -> None:
+    """Add up this rank's share of the mean loss's gradient; each part is divided by the global rows too."""
+    device, num_parts = gradients.device, options.num_parts
+    for images, labels in zip(batch.images.chunk(num_parts), batch.labels.chunk(num_parts), strict=True):
+        here = labels.to(device, non_blocking=True)
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(images.to(device, non_blocking=True))
+        loss_sum = options.loss(logits, here)
+        torch.autograd.backward(loss_sum / batch.global_rows)
+        gradients.add_totals(loss_sum, count_correct(logits, here))
+
+
+def _bound_gradients(model: nn.Module, gradients: GradientBuffer, options: StepOptions) -> None:
+    if options.l1 > 0.0:
+        add_l1_gradient(model, options.l1)
+    if options.clip_norm is not None:
+        clip_gradient_norm(gradients, options.clip_norm)
+    if options.clip_value is not None:
+        clip_gradient_values(gradients, options.clip_value)
 
 
 def _now(device: torch.device) -> float:

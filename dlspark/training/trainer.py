@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -20,10 +21,12 @@ from dlspark.contracts import Batch, BatchSource, Communicator, EvaluationResult
 from dlspark.errors import DatasetError, ModelError
 from dlspark.training.evaluation import evaluate_model
 from dlspark.training.gradients import GradientBuffer
+from dlspark.training.plateau import PlateauSchedule
 from dlspark.training.precision import Precision
 from dlspark.training.replicas import average_buffers, broadcast_state
 from dlspark.training.schedules import Schedule
-from dlspark.training.step import EpochTotals, StepResult, train_step
+from dlspark.training.step import EpochTotals, StepOptions, StepResult, train_step
+from dlspark.training.weight_average import WeightAverage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,6 +58,8 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
     base_lr: float,
     precision: Precision,
     device: torch.device,
+    options: StepOptions = StepOptions(),  # noqa: B008 - frozen
+    average: WeightAverage | None = None,
 ) -> FitResult:
     """Train a network. A collective: all ranks call it with the same arguments but their own rows.
 
@@ -76,6 +81,8 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
         base_lr: learning rate of the global batch.
         precision: of the forward pass; weights, gradients and their sums are fp32.
         device: where the network is trained.
+        options: the loss, which the evaluation has too, and what else is done in a step.
+        average: of the weights of `model`; it is evaluated in their place, and the network keeps its own.
 
     Raises:
         ModelError: the loss is not finite; every rank raises it at the same step.
@@ -89,7 +96,14 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
         totals = EpochTotals()
         for batch, wait_seconds in _timed_batches(train, epoch):
             lr = base_lr * schedule(done)
-            step = train_step(model, optimizer, gradients, communicator, batch, lr=lr, precision=precision)
+            step = train_step(
+                *(model, optimizer, gradients, communicator, batch),
+                lr=lr,
+                momentum=None if options.momentum is None else options.momentum(done),
+                precision=precision,
+                options=options,
+                average=average,
+            )
             done += 1
             if not math.isfinite(step.loss_sum):
                 raise _diverged(step, done, epoch, precision)
@@ -104,7 +118,12 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
 
         metrics = {"epoch": float(epoch + 1)} | totals.metrics(epoch_seconds)
         if val is not None:
-            validation = evaluate_model(model, val, communicator, num_classes=num_classes, device=device)
+            with nullcontext() if average is None else average.swapped_in():
+                validation = evaluate_model(
+                    model, val, communicator, num_classes=num_classes, device=device, loss=options.loss
+                )
+            if isinstance(schedule, PlateauSchedule):
+                schedule.observe(validation.loss)
             metrics |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
         tracker.log_metrics(metrics, step=done)
         tracker.flush()

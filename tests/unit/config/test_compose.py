@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from dlspark.config.compose import compose, resolved_yaml
 from dlspark.config.describe import GROUPS, list_keys
 from dlspark.config.model_sections import LeNet5Config, MnistCnnConfig
+from dlspark.config.optimizer_sections import AdamConfig, SgdConfig
 from dlspark.config.schema import Config
-from dlspark.config.train_sections import AdamConfig, SgdConfig
 from dlspark.errors import ConfigError
 
 _KEYS = st.sampled_from(sorted({key.name for key in list_keys()} | set(GROUPS)))
@@ -125,6 +125,30 @@ def test_local_backend_refuses_more_workers_that_were_asked_for() -> None:
     (problem,) = _problems("cluster.backend=local", "cluster.workers=4")
     assert "cluster.backend=local" in problem
     assert "cluster.workers=4" in problem
+
+
+@pytest.mark.parametrize(("text", "got"), [("foo", "'foo'"), ("[1,-2]", "[1, -2]"), ("3", "3")])
+def test_a_key_of_several_types_is_one_problem(text: str, got: str) -> None:
+    assert _problems(f"loss.class_weights={text}") == [
+        f"loss.class_weights: value not allowed; got {got}; "
+        "allowed: none, balanced or list of number > 0; in the command line."
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("optimizer=gd", "train.accumulate_steps=2"), "got train.accumulate_steps=2; set it to 1"),
+        (("regularize.clip_norm=1", "regularize.clip_value=2"), "clip_norm=1 and clip_value=2 exclude"),
+        (("train.accumulate_steps=129",), "accumulate_steps=129 cuts global_batch_size=128"),
+        (("optimizer=sgd", "optimizer.momentum_start=0.5"), "momentum_start needs a momentum above 0"),
+        (("schedule=one_cycle", "schedule.warmup_epochs=1"), "not a key of schedule=one_cycle"),
+        (("loss=hinge", "loss.label_smoothing=0.1"), "not a key of loss=hinge"),
+    ],
+)
+def test_choices_that_exclude_each_other_are_one_line(words: tuple[str, ...], said: str) -> None:
+    (problem,) = _problems(*words)
+    assert said in problem
 
 
 def test_all_problems_come_at_once() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dlspark.config.data_sections import ImageConfig
 from dlspark.config.describe import describe_fields, list_choices, list_keys
 from dlspark.config.model_sections import MlpConfig
+from dlspark.config.optimizer_sections import SgdConfig
 from dlspark.config.train_sections import TrainConfig
 
 
@@ -40,5 +41,12 @@ def test_sentences_under_fields_are_found() -> None:
     assert inherited["hidden"] == "Units of each hidden layer."
 
 
+def test_a_field_of_a_base_has_its_sentence() -> None:
+    sentences = describe_fields(SgdConfig)
+    assert sentences["lr"] == "Learning rate of the global batch."  # set anew without a sentence
+    assert sentences["momentum_start"].startswith("Momentum of the first step")
+    assert "name" not in sentences
+
+
 def test_choices_are_the_files_of_conf() -> None:
-    assert list_choices("optimizer") == ["adam", "adamw", "sgd"]
+    assert list_choices("augment") == ["mirror_crop", "none", "resized_crop"]

@@ -1,0 +1,130 @@
+"""From the configuration of a run to the parts of its training: loss, optimizer, schedule and step.
+
+Rules that need the dataset (how many classes, is there a validation split) are checked here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dlspark.config import Config
+from dlspark.errors import ConfigError
+from dlspark.training.losses import Loss, balanced_weights, build_loss
+from dlspark.training.optimizers import build_optimizer, momentum_schedule, scale_lr
+from dlspark.training.schedules import Schedule, build_schedule
+from dlspark.training.step import StepOptions
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+_NOT_OF_THE_OPTIMIZER = {"name", "lr_scaling", "momentum_start", "momentum_epochs"}
+
+
+def rows_of_a_step(config: Config, num_rows: int) -> int:
+    """Return the rows of an optimizer step over all ranks: all of them for optimizer=gd.
+
+    Args:
+        config: of the run.
+        num_rows: of the training split.
+    """
+    return num_rows if config.optimizer.name == "gd" else config.train.global_batch_size
+
+
+def optimizer_of(config: Config, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer of a run, at the base learning rate."""
+    options = config.optimizer.model_dump(exclude=_NOT_OF_THE_OPTIMIZER)
+    return build_optimizer(model, config.optimizer.name, **options)
+
+
+def base_lr_of(config: Config, num_ranks: int) -> float:
+    """Return the learning rate that the schedule multiplies; another one than optimizer.lr is logged."""
+    return scale_lr(config.optimizer.lr, config.optimizer.lr_scaling, num_ranks=num_ranks)
+
+
+def schedule_of(config: Config, *, steps_per_epoch: int, has_val: bool) -> Schedule:
+    """Return the schedule of the learning rate of a run.
+
+    Args:
+        config: of the run.
+        steps_per_epoch: of the training split.
+        has_val: whether there is a validation split.
+
+    Raises:
+        ConfigError: schedule=plateau without a validation split.
+    """
+    if config.schedule.name == "plateau" and not has_val:
+        raise ConfigError(
+            "schedule=plateau follows the validation loss, and the dataset has no val split",
+            where="schedule",
+            fix="choose another schedule, or ingest with data.val_share above 0",
+        )
+    return build_schedule(
+        config.schedule.name,
+        steps_per_epoch=steps_per_epoch,
+        epochs=config.train.epochs,
+        **config.schedule.model_dump(exclude={"name"}),
+    )
+
+
+def step_options_of(config: Config, *, class_rows: Sequence[int], steps_per_epoch: int) -> StepOptions:
+    """Return what each step of a run does.
+
+    Args:
+        config: of the run.
+        class_rows: rows of the training split by class.
+        steps_per_epoch: of the training split.
+
+    Raises:
+        ConfigError: there are not as many class weights as classes.
+    """
+    num_parts = config.train.accumulate_steps
+    if config.optimizer.name == "gd":
+        num_parts = -(-sum(class_rows) // config.train.global_batch_size)
+    bounds = config.regularize
+    return StepOptions(
+        loss=loss_of(config, class_rows),
+        num_parts=num_parts,
+        momentum=_momentum_of(config, steps_per_epoch),
+        l1=bounds.l1,
+        clip_norm=bounds.clip_norm,
+        clip_value=bounds.clip_value,
+        max_squared_norm=bounds.max_squared_norm,
+    )
+
+
+def loss_of(config: Config, class_rows: Sequence[int]) -> Loss:
+    """Return the loss of a run.
+
+    Args:
+        config: of the run.
+        class_rows: rows of the training split by class.
+
+    Raises:
+        ConfigError: there are not as many class weights as classes.
+    """
+    options = config.loss.model_dump(exclude={"name", "class_weights"})
+    weights = config.loss.class_weights
+    if isinstance(weights, tuple) and len(weights) != len(class_rows):
+        raise ConfigError(
+            "not as many class weights as classes",
+            got=f"{len(weights)} weights",
+            allowed=f"{len(class_rows)}, one for each class in the order of their names",
+            where="loss.class_weights",
+        )
+    if weights == "balanced":
+        weights = balanced_weights(class_rows)
+    return build_loss(config.loss.name, class_weights=None if weights == "none" else weights, **options)
+
+
+def _momentum_of(config: Config, steps_per_epoch: int) -> Schedule | None:
+    values = config.optimizer.model_dump()
+    if values.get("momentum_start") is None:
+        return None
+    return momentum_schedule(
+        values["momentum_start"],
+        values["momentum"] if "momentum" in values else values["betas"][0],
+        epochs=values["momentum_epochs"],
+        steps_per_epoch=steps_per_epoch,
+    )

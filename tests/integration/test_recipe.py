@@ -1,0 +1,91 @@
+"""A rank trains with the choices of the configuration on real files, without Spark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dlspark.cluster.communicator import LocalCommunicator
+from dlspark.config.compose import compose
+from dlspark.contracts import ImageFormat, Split, TrainResult, WorkerTask
+from dlspark.data.manifest import read_manifest
+from dlspark.errors import ConfigError
+from dlspark.training.checkpoint import load_checkpoint
+from dlspark.worker import run_evaluation, run_training
+from tests.datasets import place_files, settings_of, write_splits
+
+PLAIN = ("model=mlp", "model.hidden=[8]", "data.reader=arrow", "train.precision=fp32", "train.epochs=2")
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recipe")
+    images = np.random.default_rng(0).integers(0, 256, (70, 6, 6, 1), dtype=np.uint8)
+    rows = place_files(folder / "source", images, classes="abc")
+    image = ImageFormat(height=6, width=6, channels=1, resize="none")
+    settings = settings_of(folder, image, classes="abc", storage="raw")
+    write_splits({"train": rows[:50], "val": rows[50:]}, settings, num_files=3)
+    return folder / "dataset"
+
+
+def task_of(dataset: Path, run_dir: Path, *words: str, split: Split = "test") -> WorkerTask:
+    config = compose([*PLAIN, "cluster.backend=local", *words])
+    task = WorkerTask(
+        dataset=str(dataset),
+        fingerprint=read_manifest(str(dataset)).fingerprint,
+        run_dir=str(run_dir),
+        config=config.model_dump(mode="json"),
+        split=split,
+    )
+    return WorkerTask.from_json(task.to_json())
+
+
+def train(dataset: Path, run_dir: Path, *words: str) -> TrainResult:
+    return run_training(task_of(dataset, run_dir, *words), LocalCommunicator())
+
+
+@pytest.mark.parametrize("loss", ["bce", "mse", "mae", "hinge", "squared_hinge"])
+def test_every_loss_trains(loss: str, dataset: Path, tmp_path: Path) -> None:
+    assert train(dataset, tmp_path, f"loss={loss}", "loss.class_weights=balanced").validation is not None
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adadelta", "adam", "adamw", "muon"],
+)
+def test_every_optimizer_trains(optimizer: str, dataset: Path, tmp_path: Path) -> None:
+    assert train(dataset, tmp_path, f"optimizer={optimizer}", "train.global_batch_size=16").steps == 8
+
+
+@pytest.mark.parametrize("schedule", ["inverse_time", "one_cycle", "plateau", "step"])
+def test_every_schedule_trains(schedule: str, dataset: Path, tmp_path: Path) -> None:
+    assert train(dataset, tmp_path, f"schedule={schedule}", "train.global_batch_size=16").steps == 8
+
+
+def test_gd_is_one_step_an_epoch_and_equals_a_batch_of_all_rows(dataset: Path, tmp_path: Path) -> None:
+    by_parts = train(dataset, tmp_path / "gd", "optimizer=gd", "train.global_batch_size=8")
+    at_once = train(dataset, tmp_path / "sgd", "optimizer=sgd", "train.global_batch_size=50")
+    assert by_parts.steps == at_once.steps == 2
+    ours, theirs = (load_checkpoint(result.checkpoint)[0] for result in (by_parts, at_once))
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+
+
+def test_the_average_is_what_is_saved(dataset: Path, tmp_path: Path) -> None:
+    words = ("train.global_batch_size=8", "regularize.max_squared_norm=1.0", "optimizer.lr=0.01")
+    plain = train(dataset, tmp_path / "plain", *words)
+    averaged = train(dataset, tmp_path / "averaged", *words, "regularize.ema_decay=0.9")
+    assert plain.validation != averaged.validation
+    for name, result in (("plain", plain), ("averaged", averaged)):
+        evaluated = run_evaluation(task_of(dataset, tmp_path / name, split="val"), LocalCommunicator())
+        assert result.validation is not None
+        assert evaluated.confusion == result.validation.confusion
+        assert evaluated.loss == pytest.approx(result.validation.loss, rel=1e-6)
+
+
+def test_a_choice_that_the_dataset_cannot_serve_is_refused(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="got 2 weights; allowed: 3"):
+        train(dataset, tmp_path, "loss.class_weights=[1,2]")

@@ -1,0 +1,312 @@
+"""One optimizer step with all that it may do: against a plain reference, equal for any number of ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dlspark.config.optimizer_sections import AdamConfig, GdConfig, MomentumConfig
+from dlspark.config.schema import Config
+from dlspark.config.train_sections import RegularizeConfig, TrainConfig
+from dlspark.contracts import Batch
+from dlspark.recipe import rows_of_a_step, step_options_of
+from dlspark.training.gradients import GradientBuffer
+from dlspark.training.losses import build_loss
+from dlspark.training.optimizers import build_optimizer
+from dlspark.training.replicas import broadcast_state
+from dlspark.training.schedules import build_schedule
+from dlspark.training.step import StepOptions, StepResult, train_step
+from dlspark.training.trainer import fit
+from dlspark.training.weight_average import WeightAverage
+from tests.unit.training.doubles import ListTracker, MemorySource, ThreadCommunicator, random_rows, run_ranks
+
+CPU = torch.device("cpu")
+NUM_CLASSES, NUM_ROWS, LR = 4, 30, 0.5
+IMAGES, LABELS = random_rows(NUM_ROWS, num_classes=NUM_CLASSES, size=6)
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48, 8), nn.ReLU(), nn.Linear(8, NUM_CLASSES)
+    )
+
+
+def steps(
+    num_ranks: int = 1,
+    owners: tuple[int, ...] = (0,),
+    *,
+    num_steps: int = 3,
+    optimizer: str = "sgd",
+    model: nn.Module | None = None,
+    **options: Any,
+) -> tuple[nn.Module, list[StepResult]]:
+    """Make steps from all rows; return rank 0's network and results, after a look that all ranks agree."""
+    models = [network() if model is None else model for _ in range(num_ranks)]
+
+    def on_rank(communicator: ThreadCommunicator) -> list[StepResult]:
+        own = models[communicator.rank]
+        broadcast_state(own, communicator)
+        gradients = GradientBuffer(own, CPU)
+        chosen = build_optimizer(own, optimizer, lr=LR)
+        mine = np.flatnonzero(np.resize(owners, NUM_ROWS) == communicator.rank)
+        batch = Batch(step=0, global_rows=NUM_ROWS, row_ids=mine, images=IMAGES[mine], labels=LABELS[mine])
+        return [
+            train_step(
+                *(own, chosen, gradients, communicator, batch),
+                lr=LR,
+                precision="fp32",
+                options=StepOptions(**options),
+            )
+            for _ in range(num_steps)
+        ]
+
+    results = run_ranks(num_ranks, on_rank)
+    for other in models[1:]:
+        for one, first in zip(other.parameters(), models[0].parameters(), strict=True):
+            assert torch.equal(one, first)
+    return models[0], results[0]
+
+
+def assert_close(model: nn.Module, expected: nn.Module) -> None:
+    for (name, one), other in zip(model.named_parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+
+
+CHOICES: dict[str, dict[str, Any]] = {
+    "accumulation": {"num_parts": 4},
+    "l1": {"l1": 0.01},
+    "clip_norm": {"clip_norm": 0.1},
+    "clip_value": {"clip_value": 0.01},
+    "max_norm": {"max_squared_norm": 0.5},
+    "class weights": {"loss": build_loss("cross_entropy", class_weights=(3.0, 1.0, 0.5, 0.1))},
+    "hinge": {"loss": build_loss("hinge")},
+    "all": {"num_parts": 3, "l1": 0.01, "clip_norm": 0.1, "max_squared_norm": 0.5},
+}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize(("num_ranks", "owners"), [(2, (0, 1)), (2, (0, 0, 0, 1)), (3, (0, 2))])
+def test_any_number_of_ranks_makes_the_same_step(
+    choice: str, num_ranks: int, owners: tuple[int, ...]
+) -> None:
+    alone, results = steps(**CHOICES[choice])
+    together, others = steps(num_ranks, owners, **CHOICES[choice])
+    assert_close(together, alone)
+    losses = [result.loss_sum for result in results]
+    assert [result.loss_sum for result in others] == pytest.approx(losses, rel=1e-6)
+    assert [result.num_correct for result in others] == [result.num_correct for result in results]
+
+
+@pytest.mark.parametrize("choice", list(CHOICES)[1:])
+def test_each_choice_changes_the_step(choice: str) -> None:
+    plain, changed = steps()[0], steps(**CHOICES[choice])[0]
+    assert any(
+        not torch.allclose(one, other, atol=1e-4)
+        for one, other in zip(plain.parameters(), changed.parameters(), strict=True)
+    )
+
+
+@pytest.mark.parametrize("num_parts", [2, 7, 100])
+def test_parts_equal_one_big_batch(num_parts: int) -> None:
+    whole, results = steps()
+    parts, others = steps(num_parts=num_parts)
+    assert_close(parts, whole)
+    assert [result.loss_sum for result in others] == pytest.approx([r.loss_sum for r in results], rel=1e-6)
+    assert [result.num_correct for result in others] == [r.num_correct for r in results]
+
+
+class CountingNetwork(nn.Sequential):
+    """Notes how many rows came at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(*network())
+        self.seen: list[int] = []
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.append(len(images))
+        return super().forward(images)  # type: ignore[no-any-return]
+
+
+def test_parts_are_what_goes_through_the_network_at_once() -> None:
+    model = CountingNetwork()
+    steps(num_steps=1, num_parts=4, model=model)
+    assert model.seen == [8, 8, 8, 6]
+
+
+def reference_step(model: nn.Module, *, l1: float = 0.0, change: Any = None) -> None:
+    """Make one plain step on all rows, by autograd and torch's own tools."""
+    model.zero_grad()
+    loss = nn.functional.cross_entropy(model(IMAGES), LABELS)
+    loss = loss + l1 * sum(p.abs().sum() for p in model.parameters() if p.ndim > 1)
+    loss.backward()
+    if change is not None:
+        change(list(model.parameters()))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter.sub_(LR * parameter.grad)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_l1_is_the_gradient_of_the_penalty_once(num_ranks: int) -> None:
+    expected = network()
+    for _ in range(3):
+        reference_step(expected, l1=0.01)
+    assert_close(steps(num_ranks, tuple(range(num_ranks)), l1=0.01)[0], expected)
+
+
+@pytest.mark.parametrize("largest", [0.05, 100.0])
+def test_clipping_is_that_of_torch(largest: float) -> None:
+    for option, change in (
+        ("clip_norm", nn.utils.clip_grad_norm_),
+        ("clip_value", nn.utils.clip_grad_value_),
+    ):
+        expected = network()
+        for _ in range(3):
+            reference_step(expected, change=lambda parameters, change=change: change(parameters, largest))
+        assert_close(steps(2, (0, 1), **{option: largest})[0], expected)
+
+
+def test_a_gradient_of_zero_length_stays() -> None:
+    model = network()
+    for parameter in model.parameters():
+        nn.init.zeros_(parameter)
+    before = [parameter.clone() for parameter in model.parameters()]
+    steps(num_steps=1, model=model, loss=lambda logits, labels: logits.sum() * 0.0, clip_norm=1.0)
+    for parameter, start in zip(model.parameters(), before, strict=True):
+        assert torch.equal(parameter, start)
+
+
+@pytest.mark.parametrize("limit", [0.3, 15.0])
+def test_weights_of_a_unit_are_scaled_to_the_limit_and_biases_are_not(limit: float) -> None:
+    model, expected = network(), network()
+    reference_step(expected)
+    scaled = 0
+    with torch.no_grad():
+        for parameter in expected.parameters():
+            if parameter.ndim > 1:
+                for unit in parameter:  # a filter, or a row of a dense layer
+                    squared = float(unit.double().square().sum())
+                    if squared > limit:
+                        unit.mul_((limit / squared) ** 0.5)
+                        scaled += 1
+    steps(num_steps=1, model=model, max_squared_norm=limit)
+    assert_close(model, expected)
+    assert (scaled > 0) == (limit < 1.0)
+    longest = max(
+        float(p.detach().flatten(1).square().sum(dim=1).max()) for p in model.parameters() if p.ndim > 1
+    )
+    assert longest <= limit * (1 + 1e-5)
+
+
+def test_gd_takes_all_rows_a_step_some_at_a_time() -> None:
+    config = Config(optimizer=GdConfig(), train=TrainConfig(global_batch_size=8))
+    assert rows_of_a_step(config, 30) == 30
+    options = step_options_of(config, class_rows=(10, 10, 6, 4), steps_per_epoch=1)
+    assert options.num_parts == 4
+    model = CountingNetwork()
+    steps(num_steps=2, optimizer="gd", model=model, num_parts=options.num_parts)
+    assert max(model.seen) <= 8
+    expected = network()
+    for _ in range(2):
+        reference_step(expected)
+    assert_close(model, expected)
+
+
+def test_the_configuration_is_taken() -> None:
+    config = Config(
+        optimizer=MomentumConfig(momentum=0.9, momentum_start=0.5, momentum_epochs=2.0),
+        train=TrainConfig(accumulate_steps=3),
+        regularize=RegularizeConfig(l1=0.1, clip_norm=2.0, max_squared_norm=15.0),
+    )
+    assert rows_of_a_step(config, 1000) == 128
+    options = step_options_of(config, class_rows=(5, 5), steps_per_epoch=10)
+    assert (options.num_parts, options.l1, options.clip_norm, options.clip_value) == (3, 0.1, 2.0, None)
+    assert options.max_squared_norm == 15.0
+    assert options.momentum is not None
+    assert [options.momentum(step) for step in (0, 10, 20, 99)] == pytest.approx([0.5, 0.7, 0.9, 0.9])
+    adam = Config(optimizer=AdamConfig(betas=(0.8, 0.99), momentum_start=0.6))
+    momentum = step_options_of(adam, class_rows=(5, 5), steps_per_epoch=10).momentum
+    assert momentum is not None
+    assert momentum(10**6) == 0.8
+    plain = step_options_of(Config(), class_rows=(5, 5), steps_per_epoch=10)
+    assert plain == StepOptions()
+
+
+def fit_network(num_ranks: int = 1, **named: Any) -> tuple[nn.Module, ListTracker, WeightAverage]:
+    models = [network() for _ in range(num_ranks)]
+    averages = [WeightAverage(model, 0.9) for model in models]
+    tracker = ListTracker()
+    schedule = named.pop("schedule", lambda step: 1.0)
+    with_average = named.pop("with_average", False)
+
+    def on_rank(communicator: ThreadCommunicator) -> None:
+        rank = communicator.rank
+        part = {"global_batch_size": 10, "rank": rank, "owners": tuple(range(num_ranks))}
+        fit(
+            models[rank],
+            build_optimizer(models[rank], "momentum", lr=0.1),
+            schedule,
+            MemorySource(IMAGES, LABELS, **part, seed=1),
+            MemorySource(IMAGES, LABELS, **part),
+            communicator,
+            tracker if rank == 0 else ListTracker(),
+            epochs=4,
+            num_classes=NUM_CLASSES,
+            base_lr=0.1,
+            precision="fp32",
+            device=CPU,
+            options=StepOptions(**named),
+            average=averages[rank] if with_average else None,
+        )
+
+    run_ranks(num_ranks, on_rank)
+    return models[0], tracker, averages[0]
+
+
+def test_the_loss_is_the_one_of_training_and_of_validation() -> None:
+    weights = (3.0, 1.0, 0.5, 0.1)
+    loss = build_loss("squared_hinge", class_weights=weights)
+    model, tracker, _ = fit_network(loss=loss)
+    first = np.random.default_rng((1, 0)).permutation(NUM_ROWS)[:10]
+    with torch.inference_mode():
+        at_first = float(loss(network()(IMAGES[first]), LABELS[first])) / 10
+        expected = float(loss(model(IMAGES), LABELS)) / NUM_ROWS
+    assert tracker.values("step/loss")[0] == pytest.approx(at_first, rel=1e-6)
+    assert tracker.values("val_loss")[-1] == pytest.approx(expected, rel=1e-6)
+
+
+def test_plateau_lowers_the_rate_of_the_next_epochs() -> None:
+    rule = {"gamma": 0.1, "patience_epochs": 1, "min_improvement": 0.99}
+    _, tracker, _ = fit_network(schedule=build_schedule("plateau", steps_per_epoch=3, epochs=4, **rule))
+    assert tracker.values("step/learning_rate") == pytest.approx([0.1] * 6 + [0.01] * 3 + [0.001] * 3)
+
+
+def test_the_momentum_of_each_step_is_that_of_the_schedule() -> None:
+    seen: list[int] = []
+
+    def momentum(step: int) -> float:
+        seen.append(step)
+        return 0.0
+
+    with_zero, *_ = fit_network(momentum=momentum)
+    assert seen == list(range(12))
+    plain, *_ = fit_network()
+    assert not torch.allclose(with_zero[0].weight, plain[0].weight, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_the_average_is_evaluated_and_the_network_keeps_its_own_weights(num_ranks: int) -> None:
+    plain, plain_tracker, _ = fit_network(num_ranks)
+    model, tracker, average = fit_network(num_ranks, with_average=True)
+    assert_close(model, plain)
+    assert tracker.values("train_loss") == pytest.approx(plain_tracker.values("train_loss"), rel=1e-6)
+    with average.swapped_in(), torch.inference_mode():
+        expected = float(nn.functional.cross_entropy(model(IMAGES), LABELS))
+    assert tracker.values("val_loss")[-1] == pytest.approx(expected, rel=1e-6)
+    assert tracker.values("val_loss")[-1] != pytest.approx(plain_tracker.values("val_loss")[-1], rel=1e-3)
