@@ -24,6 +24,7 @@ def train_step(
     *,
     lr: float,
     precision: Precision,
+    ask: int = 0,
 ) -> StepResult:
     """Make one optimizer step from the rows of all ranks. A collective: one all-reduce.
 
@@ -35,10 +36,12 @@ def train_step(
         batch: the rows of this rank; b = 0 contributes zeros.
         lr: learning rate of this step.
         precision: of the forward pass.
+        ask: what this rank asks for after the step; the all-reduce carries it, so that all ranks agree.
     """
     device = gradients.device
     started = _now(device)
     gradients.clear()
+    gradients.put_ask(ask)
     if len(batch.labels):
         images = batch.images.to(device, non_blocking=True)
         labels = batch.labels.to(device, non_blocking=True)
@@ -48,7 +51,7 @@ def train_step(
         torch.autograd.backward(loss_sum / batch.global_rows)
         gradients.put_totals(loss_sum, count_correct(logits, labels))
     computed = _now(device)
-    total_loss, total_correct = gradients.all_reduce_sum(communicator)
+    total_loss, total_correct, asked = gradients.all_reduce_sum(communicator)
     reduced = _now(device)
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -60,6 +63,7 @@ def train_step(
         loss_sum=total_loss,
         num_correct=total_correct,
         lr=lr,
+        asked=asked,
         compute_seconds=(computed - started) + (stepped - reduced),
         communication_seconds=reduced - computed,
     )
@@ -76,6 +80,8 @@ class StepResult:
     """Over the global rows, before the step, with dropout on."""
     num_correct: int
     lr: float
+    asked: int
+    """Sum over ranks of what they asked for."""
     compute_seconds: float
     """Forward, backward and the optimizer."""
     communication_seconds: float
