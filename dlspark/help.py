@@ -37,7 +37,7 @@ _TRACK = ("tracking.uri", "tracking.experiment", "tracking.run_name", "tracking.
 _REGISTER = ("tracking.registered_model", "tracking.alias")
 _INGEST = ("source", "dataset", "overwrite", "image.", "data.", "augment.")
 _FIT = ("model.", "optimizer.", "schedule.", "augment.", "train.")
-_TRAIN = ("dataset", "run_dir", "overwrite", *_FIT, *_READ)
+_TRAIN = ("dataset", "run_dir", "overwrite", "resume", *_FIT, "checkpoint.", *_READ)
 _KEYS: dict[str, tuple[str, ...]] = {
     "ingest": (*_INGEST, *_CLUSTER),
     "train": (*_TRAIN, *_LAUNCH, *_TRACK),

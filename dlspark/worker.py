@@ -6,7 +6,9 @@ WorkerTask of plain values. The same code runs under Horovod, and in one local p
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,28 +17,35 @@ import numpy as np
 import torch
 
 from dlspark.config import Config
-from dlspark.contracts import Communicator, EvaluationResult, Preprocessing, Split, TrainResult, WorkerTask
+from dlspark.contracts import (
+    Communicator,
+    EvaluationResult,
+    Preprocessing,
+    Split,
+    Tracker,
+    TrainResult,
+    WorkerTask,
+)
 from dlspark.data.augment import Augmentation
 from dlspark.data.loader import Loader, open_split
 from dlspark.data.manifest import Manifest, read_manifest
 from dlspark.errors import ClusterError, DatasetError
 from dlspark.models.build import build_model
-from dlspark.storage import join
 from dlspark.tracking.journal import JournalTracker, SilentTracker
 from dlspark.training.checkpoint import CheckpointDescription, load_checkpoint, save_checkpoint
+from dlspark.training.checkpoint_writer import Checkpoints, CheckpointWriter, SilentCheckpoints
 from dlspark.training.evaluation import evaluate_model
 from dlspark.training.optimizers import build_optimizer
 from dlspark.training.precision import choose_precision
 from dlspark.training.schedules import build_schedule
-from dlspark.training.trainer import FitResult, fit
+from dlspark.training.snapshots import checkpoints_folder, final_checkpoint, read_snapshot
+from dlspark.training.stopping import sigterm_as_request
+from dlspark.training.trainer import fit
 
 if TYPE_CHECKING:
     from torch import nn
 
-
-def final_checkpoint(run_dir: str) -> str:
-    """Return the URL of a run's final checkpoint."""
-    return join(run_dir, "checkpoints", "final")
+_log = logging.getLogger(__name__)
 
 
 def build_network(config: Config, manifest: Manifest) -> nn.Module:
@@ -86,6 +95,9 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
     manifest = _read_the_same_dataset(task)
     device = _device_of(communicator)
     precision = choose_precision(config.train.precision, device)
+    is_first = communicator.rank == 0
+    describe = _describer(config, manifest)
+    resume = read_snapshot(task.resume_from) if task.resume_from else None
     model = _build_initial_model(config, manifest, communicator).to(device)
     opened = partial(
         open_source, config, task.dataset, manifest, rank=communicator.rank, num_ranks=communicator.size
@@ -94,22 +106,35 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
         train = stack.enter_context(opened("train"))
         has_val = manifest.splits["val"].rows > 0
         val = stack.enter_context(opened("val")) if has_val else None
-        tracker = stack.enter_context(_tracker_of(task, communicator))
-        optimizer_options = config.optimizer.model_dump(exclude={"name"})
-        schedule_options = config.schedule.model_dump(exclude={"name"})
+        told_to_stop = stack.enter_context(sigterm_as_request())
+        tracker: Tracker = SilentTracker()
+        checkpoints: Checkpoints = SilentCheckpoints(told_to_stop)
+        if is_first:
+            tracker = stack.enter_context(JournalTracker(task.run_dir, f"rank0-{task.attempt:03d}"))
+            checkpoints = stack.enter_context(
+                CheckpointWriter(
+                    checkpoints_folder(task.run_dir),
+                    describe=describe,
+                    told_to_stop=told_to_stop,
+                    resumed_from=task.resume_from,
+                    **config.checkpoint.model_dump(),
+                )
+            )
         fitted = fit(
             model,
-            build_optimizer(model, config.optimizer.name, **optimizer_options),
+            build_optimizer(model, config.optimizer.name, **config.optimizer.model_dump(exclude={"name"})),
             build_schedule(
                 config.schedule.name,
                 steps_per_epoch=train.num_steps,
                 epochs=config.train.epochs,
-                **schedule_options,
+                **config.schedule.model_dump(exclude={"name"}),
             ),
             train,
             val,
             communicator,
             tracker,
+            checkpoints,
+            resume=resume,
             epochs=config.train.epochs,
             num_classes=len(manifest.classes),
             base_lr=config.optimizer.lr,
@@ -117,8 +142,11 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
             device=device,
         )
     checkpoint = final_checkpoint(task.run_dir)
-    if communicator.rank == 0:
-        save_checkpoint(checkpoint, model, _describe(config, manifest, fitted))
+    if is_first and fitted.stopped:
+        _log.warning("told to stop (SIGTERM): the training is saved after step %d", fitted.steps)
+    elif is_first:
+        description = describe(epoch=fitted.epochs, step=fitted.steps, metrics=fitted.metrics)
+        save_checkpoint(checkpoint, model, description)
     return TrainResult(
         rank=communicator.rank,
         host=communicator.host,
@@ -130,6 +158,7 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
         precision=precision,
         device=str(device),
         checkpoint=checkpoint,
+        stopped=fitted.stopped,
     )
 
 
@@ -258,27 +287,13 @@ def open_source(
     )
 
 
-def _tracker_of(
-    task: WorkerTask, communicator: Communicator
-) -> AbstractContextManager[JournalTracker | SilentTracker]:
-    if communicator.rank == 0:
-        return JournalTracker(task.run_dir, attempt="rank0")
-    return nullcontext(SilentTracker())
-
-
-def _describe(config: Config, manifest: Manifest, fitted: FitResult) -> CheckpointDescription:
-    return CheckpointDescription(
+def _describer(config: Config, manifest: Manifest) -> Callable[..., CheckpointDescription]:
+    """Return what describes a checkpoint of the run, given its epoch, step and metrics."""
+    return partial(
+        CheckpointDescription,
         model=config.model.name,
         model_options=config.model.model_dump(mode="json", exclude={"name"}),
         preprocessing=preprocessing_of(config, manifest),
         classes=manifest.classes,
         fingerprint=manifest.fingerprint,
-        epoch=fitted.epochs,
-        step=fitted.steps,
-        metrics={
-            "val_loss": fitted.validation.loss,
-            "val_accuracy": fitted.validation.accuracy,
-        }
-        if fitted.validation
-        else {},
     )

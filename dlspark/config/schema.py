@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from dlspark.config.checkpoint_section import CheckpointConfig
 from dlspark.config.data_sections import AugmentConfig, DataConfig, ImageConfig
 from dlspark.config.model_sections import MnistCnnConfig, ModelConfig
 from dlspark.config.section import Count, Positive, Section
@@ -71,6 +72,8 @@ class Config(Section):
     """Folder of the run: checkpoints, journal, resolved configuration; on storage every worker reaches."""
     overwrite: bool = False
     """Replace an output of dlspark that is there already."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: `train` goes on with the run that run_dir holds; never: refuses such a run_dir."""
     split: Literal["train", "val", "test"] = "test"
     """The split that `evaluate` reads."""
     step: Count | None = None
@@ -84,6 +87,7 @@ class Config(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     cluster: ClusterConfig = ClusterConfig()
     tracking: TrackingConfig = TrackingConfig()
     predict: PredictConfig = PredictConfig()

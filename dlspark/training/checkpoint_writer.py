@@ -47,15 +47,6 @@ class SilentCheckpoints:
         """Ask for a stop when `told_to_stop` says so."""
         self._told_to_stop = told_to_stop
 
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Do nothing."""
-
     def ask(self, step: int, *, ends_epoch: bool) -> int:
         """Return STOP once this rank was told to stop."""
         return STOP if self._told_to_stop() else 0
@@ -71,7 +62,7 @@ class CheckpointWriter:
         self,
         folder: str,
         *,
-        describe: Callable[[Snapshot], CheckpointDescription],
+        describe: Callable[..., CheckpointDescription],
         told_to_stop: Callable[[], bool],
         every_steps: int | None,
         every_minutes: float | None,
@@ -83,14 +74,14 @@ class CheckpointWriter:
 
         Args:
             folder: URL of the folder of all checkpoints of the run.
-            describe: gives what is written beside the tensors.
+            describe: gives what is written beside the tensors, from `epoch`, `step` and `metrics`.
             told_to_stop: tells whether this rank is to end.
             every_steps: optimizer steps between two saves within an epoch; None for none.
             every_minutes: likewise in minutes.
             keep: how many of the last are kept, >= 1.
             best_metric: of the epochs; the snapshot with its best value is kept too: the largest of an
                 accuracy, the smallest of a loss.
-            resumed_from: name of the snapshot that the training goes on from; None: it begins anew.
+            resumed_from: URL of the snapshot that the training goes on from; None: it begins anew.
         """
         self._folder, self._describe, self._told_to_stop = folder, describe, told_to_stop
         self._every_steps, self._every_minutes = every_steps, every_minutes
@@ -143,7 +134,8 @@ class CheckpointWriter:
     def _write(self, snapshot: Snapshot) -> None:
         started = time.monotonic()
         try:
-            stored = write_snapshot(self._folder, snapshot, self._describe(snapshot))
+            description = self._describe(epoch=snapshot.epoch, step=snapshot.step, metrics=snapshot.metrics)
+            stored = write_snapshot(self._folder, snapshot, description)
         except Exception as error:
             _log.error("step %d could not be saved in %s: %s", snapshot.step, self._folder, error)
             raise

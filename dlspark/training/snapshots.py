@@ -8,6 +8,7 @@ moment leaves the older ones as they were. Whole files are written and removed: 
 from __future__ import annotations
 
 import logging
+import posixpath
 import re
 import uuid
 from dataclasses import dataclass
@@ -40,6 +41,16 @@ class StoredSnapshot:
     name: str
     """Of its folder; names sort by step."""
     description: CheckpointDescription
+
+
+def checkpoints_folder(run_dir: str) -> str:
+    """Return the URL of the folder of all checkpoints of a run."""
+    return storage.join(run_dir, "checkpoints")
+
+
+def final_checkpoint(run_dir: str) -> str:
+    """Return the URL of a run's final checkpoint: the weights alone."""
+    return storage.join(checkpoints_folder(run_dir), "final")
 
 
 def write_snapshot(folder: str, snapshot: Snapshot, description: CheckpointDescription) -> StoredSnapshot:
@@ -116,13 +127,14 @@ def nearest_snapshot(folder: str, step: int) -> StoredSnapshot | None:
     return found[-1] if found else None
 
 
-def clear_after(folder: str, name: str | None) -> None:
-    """Remove what a training that goes on from `name` leaves behind: later snapshots, and unfinished ones.
+def clear_after(folder: str, url: str | None) -> None:
+    """Remove what a training that goes on from a snapshot leaves behind: later and unfinished ones.
 
     Args:
         folder: of all checkpoints.
-        name: of the snapshot's folder; None: the training begins anew, so all snapshots go.
+        url: of the snapshot; None: the training begins anew, so all snapshots go.
     """
+    name = url and posixpath.basename(url)
     whole = {stored.name for stored in list_snapshots(folder)}
     for found in _names(folder):
         if name is None or found > name or found not in whole:

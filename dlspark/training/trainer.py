@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -44,6 +44,8 @@ class FitResult:
     """Training rows of all ranks per second of `train_seconds`."""
     validation: EvaluationResult | None
     """Of the last epoch that was done; None without a val split."""
+    metrics: Mapping[str, float]
+    """Of the epoch that ended with the last step; empty within an epoch."""
     stopped: bool
     """It was told to stop, and has saved where it was."""
 
@@ -145,6 +147,7 @@ def _result(at: Position, train: BatchSource, *, stopped: bool) -> FitResult:
         train_seconds=seconds,
         images_per_second=num_rows / seconds,
         validation=at.validation,
+        metrics=dict(at.metrics),
         stopped=stopped,
     )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from dlspark.training.optimizers import build_optimizer
 from dlspark.training.schedules import build_schedule
 from dlspark.training.snapshots import newest_snapshot, read_snapshot
 from dlspark.training.trainer import FitResult, fit
-from dlspark.training.training_state import Snapshot
 from tests.unit.training.doubles import ListTracker, MemorySource, ThreadCommunicator, random_rows, run_ranks
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 }
 
 
-def describe(snapshot: Snapshot) -> CheckpointDescription:
+def describe(*, epoch: int, step: int, metrics: Mapping[str, float]) -> CheckpointDescription:
     image = ImageFormat(height=8, width=8, channels=1, resize="exact")
     return CheckpointDescription(
         model="mlp",
@@ -42,9 +42,9 @@ def describe(snapshot: Snapshot) -> CheckpointDescription:
         preprocessing=Preprocessing(image=image, mean=(0.0,), std=(1.0,)),
         classes=("a", "b", "c", "d"),
         fingerprint="0",
-        epoch=snapshot.epoch,
-        step=snapshot.step,
-        metrics=snapshot.metrics,
+        epoch=epoch,
+        step=step,
+        metrics=metrics,
     )
 
 
@@ -110,13 +110,13 @@ def train(
                 every_minutes=None,
                 keep=2,
                 best_metric="val_loss",
-                resumed_from=stored.name if stored else None,
+                resumed_from=stored.url if stored else None,
             )
             if writes
             else SilentCheckpoints(told_to_stop)
         )
         made = build_optimizer(network, optimizer, **OPTIMIZERS[optimizer])
-        with checkpoints:
+        with checkpoints if writes else nullcontext():
             result = fit(
                 network,
                 made,
