@@ -1,4 +1,4 @@
-"""Those who give batches in the benchmark of the loader: an array in memory, dlspark, and Petastorm itself."""
+"""Those who give batches in the benchmark of the loader: memory, dlspark, and Petastorm itself."""
 
 from __future__ import annotations
 

@@ -158,6 +158,10 @@ class WorkerTask:
     """The resolved configuration, as `Config.model_dump(mode="json")`."""
     split: Split = "test"
     """The split that an evaluation reads; training reads train and val."""
+    attempt: int = 1
+    """The how-manieth start of this run, from 1."""
+    resume_from: str | None = None
+    """URL of the snapshot that a training goes on from, checked by the driver; None: the first step."""
 
     def to_json(self) -> str:
         """Return the task as JSON."""
@@ -201,6 +205,8 @@ class TrainResult:
     device: str
     checkpoint: str
     """URL of the final checkpoint, the same on every rank."""
+    stopped: bool = False
+    """It was told to stop, and has saved where it was; there is no final checkpoint yet."""
 
 
 WorkerFunction = Callable[[WorkerTask, Communicator], Any]

@@ -38,7 +38,7 @@ _TRACK = ("tracking.uri", "tracking.experiment", "tracking.run_name", "tracking.
 _REGISTER = ("tracking.registered_model", "tracking.alias")
 _INGEST = ("source", "dataset", "overwrite", "image.", "data.", "augment.")
 _FIT = ("model.", "loss.", "optimizer.", "schedule.", "regularize.", "augment.", "train.")
-_TRAIN = ("dataset", "run_dir", "overwrite", *_FIT, *_READ)
+_TRAIN = ("dataset", "run_dir", "overwrite", "resume", *_FIT, "checkpoint.", *_READ)
 _KEYS: dict[str, tuple[str, ...]] = {
     "ingest": (*_INGEST, *_CLUSTER),
     "arch": (

@@ -1,4 +1,4 @@
-"""From the configuration of a run to the parts of its training: loss, optimizer, schedule and step.
+"""From the configuration of a run to the parts of its training: network, loss, optimizer, schedule, step.
 
 Rules that need the dataset (how many classes, is there a validation split) are checked here.
 """
@@ -6,10 +6,14 @@ Rules that need the dataset (how many classes, is there a validation split) are 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dlspark.config import Config
-from dlspark.errors import ConfigError
+from dlspark.contracts import Preprocessing
+from dlspark.data.manifest import Manifest
+from dlspark.errors import ConfigError, DatasetError
+from dlspark.models.build import build_model
 from dlspark.training.losses import Loss, balanced_weights, build_loss
 from dlspark.training.optimizers import build_optimizer, momentum_schedule, scale_lr
 from dlspark.training.schedules import Schedule, build_schedule
@@ -20,6 +24,42 @@ if TYPE_CHECKING:
     from torch import nn
 
 _NOT_OF_THE_OPTIMIZER = {"name", "lr_scaling", "momentum_start", "momentum_epochs"}
+
+
+def build_network(config: Config, manifest: Manifest) -> nn.Module:
+    """Return the network of a run, sized for its dataset, with first weights from torch's generator.
+
+    Raises:
+        DatasetError: the images are smaller than the crop.
+        ModelError: the network does not fit the images.
+    """
+    preprocessing = preprocessing_of(config, manifest)
+    height, width = preprocessing.input_size
+    return build_model(
+        config.model.name,
+        channels=preprocessing.image.channels,
+        height=height,
+        width=width,
+        num_classes=len(manifest.classes),
+        **config.model.model_dump(exclude={"name"}),
+    )
+
+
+def preprocessing_of(config: Config, manifest: Manifest) -> Preprocessing:
+    """Return what lies between an image and the network of a run: the dataset's, and the run's crop.
+
+    Raises:
+        DatasetError: the images are smaller than the crop.
+    """
+    image, crop = manifest.preprocessing.image, config.augment.crop_size
+    if crop and crop > min(image.height, image.width):
+        raise DatasetError(
+            "the images are smaller than the crop",
+            got=f"augment.crop_size={crop}",
+            allowed=f"at most {min(image.height, image.width)}",
+            fix="lower augment.crop_size, or ingest with a larger image.size",
+        )
+    return replace(manifest.preprocessing, crop=crop)
 
 
 def rows_of_a_step(config: Config, num_rows: int) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 from torch.nn import functional
 
 from dlspark.config import Config
@@ -19,7 +20,8 @@ from dlspark.contracts import Batch, Preprocessing
 from dlspark.data.manifest import Manifest
 from dlspark.errors import ConfigError
 from dlspark.training.checkpoint import load_checkpoint
-from dlspark.worker import final_checkpoint, open_source
+from dlspark.training.snapshots import checkpoints_folder, final_checkpoint, nearest_snapshot
+from dlspark.worker import open_source
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,13 +39,17 @@ class ReplayedStep:
     pixels: NDArray[np.uint8]
     """uint8 [b, H, W, C], after the augmentation."""
     losses: NDArray[np.float32]
-    """float32 [b], cross entropy in nats of the final checkpoint, in evaluation mode."""
+    """float32 [b], cross entropy in nats of a checkpoint, in evaluation mode."""
     predicted: NDArray[np.int64]
     """int64 [b], labels that it gives."""
+    weights_step: int
+    """Optimizer steps that the checkpoint had made."""
 
 
 def replay_step(config: Config, dataset: str, manifest: Manifest, run_dir: str, step: int) -> ReplayedStep:
-    """Make a step of a training again, and pass it through the run's final checkpoint.
+    """Make a step of a training again, and pass it through a checkpoint of the run.
+
+    The checkpoint is the last one from before the step that was kept; the final one where there is none.
 
     Args:
         config: of the run.
@@ -69,7 +75,9 @@ def replay_step(config: Config, dataset: str, manifest: Manifest, run_dir: str, 
         epoch, step_of_epoch = divmod(step - 1, source.num_steps)
         with closing(source.batches(epoch, step_of_epoch)) as batches:
             batch = next(batches)
-    losses, predicted = _judge(batch, run_dir)
+    before = nearest_snapshot(checkpoints_folder(run_dir), step - 1)
+    model, description = load_checkpoint(before.url if before else final_checkpoint(run_dir))
+    losses, predicted = _judge(batch, model)
     return ReplayedStep(
         step=step,
         epoch=epoch + 1,
@@ -78,12 +86,11 @@ def replay_step(config: Config, dataset: str, manifest: Manifest, run_dir: str, 
         pixels=_pixels_of(batch.images, manifest.preprocessing),
         losses=losses,
         predicted=predicted,
+        weights_step=description.step,
     )
 
 
-def _judge(batch: Batch, run_dir: str) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    model, _ = load_checkpoint(final_checkpoint(run_dir))
-    model.eval()
+def _judge(batch: Batch, model: nn.Module) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     with torch.inference_mode():
         logits = model(batch.images)
         losses = functional.cross_entropy(logits, batch.labels, reduction="none")

@@ -6,7 +6,9 @@ WorkerTask of plain values. The same code runs under Horovod, and in one local p
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+import logging
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -15,64 +17,41 @@ import numpy as np
 import torch
 
 from dlspark.config import Config
-from dlspark.contracts import Communicator, EvaluationResult, Preprocessing, Split, TrainResult, WorkerTask
+from dlspark.contracts import (
+    Communicator,
+    EvaluationResult,
+    Split,
+    Tracker,
+    TrainResult,
+    WorkerTask,
+)
 from dlspark.data.augment import Augmentation
 from dlspark.data.loader import Loader, open_split
 from dlspark.data.manifest import Manifest, read_manifest
 from dlspark.errors import ClusterError, DatasetError
-from dlspark.models.build import build_model
-from dlspark.recipe import base_lr_of, optimizer_of, rows_of_a_step, schedule_of, step_options_of
-from dlspark.storage import join
+from dlspark.recipe import (
+    base_lr_of,
+    build_network,
+    optimizer_of,
+    preprocessing_of,
+    rows_of_a_step,
+    schedule_of,
+    step_options_of,
+)
 from dlspark.tracking.journal import JournalTracker, SilentTracker
 from dlspark.training.checkpoint import CheckpointDescription, load_checkpoint, save_checkpoint
+from dlspark.training.checkpoint_writer import Checkpoints, CheckpointWriter, SilentCheckpoints
 from dlspark.training.evaluation import evaluate_model
 from dlspark.training.precision import choose_precision
-from dlspark.training.trainer import FitResult, fit
+from dlspark.training.snapshots import checkpoints_folder, final_checkpoint, read_snapshot
+from dlspark.training.stopping import sigterm_as_request
+from dlspark.training.trainer import fit
 from dlspark.training.weight_average import WeightAverage
 
 if TYPE_CHECKING:
     from torch import nn
 
-
-def final_checkpoint(run_dir: str) -> str:
-    """Return the URL of a run's final checkpoint."""
-    return join(run_dir, "checkpoints", "final")
-
-
-def build_network(config: Config, manifest: Manifest) -> nn.Module:
-    """Return the network of a run, sized for its dataset, with first weights from torch's generator.
-
-    Raises:
-        DatasetError: the images are smaller than the crop.
-        ModelError: the network does not fit the images.
-    """
-    preprocessing = preprocessing_of(config, manifest)
-    height, width = preprocessing.input_size
-    return build_model(
-        config.model.name,
-        channels=preprocessing.image.channels,
-        height=height,
-        width=width,
-        num_classes=len(manifest.classes),
-        **config.model.model_dump(exclude={"name"}),
-    )
-
-
-def preprocessing_of(config: Config, manifest: Manifest) -> Preprocessing:
-    """Return what lies between an image and the network of a run: the dataset's, and the run's crop.
-
-    Raises:
-        DatasetError: the images are smaller than the crop.
-    """
-    image, crop = manifest.preprocessing.image, config.augment.crop_size
-    if crop and crop > min(image.height, image.width):
-        raise DatasetError(
-            "the images are smaller than the crop",
-            got=f"augment.crop_size={crop}",
-            allowed=f"at most {min(image.height, image.width)}",
-            fix="lower augment.crop_size, or ingest with a larger image.size",
-        )
-    return replace(manifest.preprocessing, crop=crop)
+_log = logging.getLogger(__name__)
 
 
 def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
@@ -87,6 +66,9 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
     manifest = _read_the_same_dataset(task)
     device = _device_of(communicator)
     precision = choose_precision(config.train.precision, device)
+    is_first = communicator.rank == 0
+    describe = _describer(config, manifest)
+    resume = read_snapshot(task.resume_from) if task.resume_from else None
     model = _build_initial_model(config, manifest, communicator).to(device)
     decay = config.regularize.ema_decay
     average = None if decay is None else WeightAverage(model, decay)
@@ -97,7 +79,20 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
         train = stack.enter_context(opened("train"))
         has_val = manifest.splits["val"].rows > 0
         val = stack.enter_context(opened("val")) if has_val else None
-        tracker = stack.enter_context(_tracker_of(task, communicator))
+        told_to_stop = stack.enter_context(sigterm_as_request())
+        tracker: Tracker = SilentTracker()
+        checkpoints: Checkpoints = SilentCheckpoints(told_to_stop)
+        if is_first:
+            tracker = stack.enter_context(JournalTracker(task.run_dir, f"rank0-{task.attempt:03d}"))
+            checkpoints = stack.enter_context(
+                CheckpointWriter(
+                    checkpoints_folder(task.run_dir),
+                    describe=describe,
+                    told_to_stop=told_to_stop,
+                    resumed_from=task.resume_from,
+                    **config.checkpoint.model_dump(),
+                )
+            )
         fitted = fit(
             model,
             optimizer_of(config, model),
@@ -106,6 +101,8 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
             val,
             communicator,
             tracker,
+            checkpoints,
+            resume=resume,
             epochs=config.train.epochs,
             num_classes=len(manifest.classes),
             base_lr=base_lr_of(config, communicator.size),
@@ -119,9 +116,12 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
             average=average,
         )
     checkpoint = final_checkpoint(task.run_dir)
-    if communicator.rank == 0:
+    if is_first and fitted.stopped:
+        _log.warning("told to stop (SIGTERM): the training is saved after step %d", fitted.steps)
+    elif is_first:
+        description = describe(epoch=fitted.epochs, step=fitted.steps, metrics=fitted.metrics)
         with nullcontext() if average is None else average.swapped_in():
-            save_checkpoint(checkpoint, model, _describe(config, manifest, fitted))
+            save_checkpoint(checkpoint, model, description)
     return TrainResult(
         rank=communicator.rank,
         host=communicator.host,
@@ -133,6 +133,7 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
         precision=precision,
         device=str(device),
         checkpoint=checkpoint,
+        stopped=fitted.stopped,
     )
 
 
@@ -263,27 +264,13 @@ def open_source(
     )
 
 
-def _tracker_of(
-    task: WorkerTask, communicator: Communicator
-) -> AbstractContextManager[JournalTracker | SilentTracker]:
-    if communicator.rank == 0:
-        return JournalTracker(task.run_dir, attempt="rank0")
-    return nullcontext(SilentTracker())
-
-
-def _describe(config: Config, manifest: Manifest, fitted: FitResult) -> CheckpointDescription:
-    return CheckpointDescription(
+def _describer(config: Config, manifest: Manifest) -> Callable[..., CheckpointDescription]:
+    """Return what describes a checkpoint of the run, given its epoch, step and metrics."""
+    return partial(
+        CheckpointDescription,
         model=config.model.name,
         model_options=config.model.model_dump(mode="json", exclude={"name"}),
         preprocessing=preprocessing_of(config, manifest),
         classes=manifest.classes,
         fingerprint=manifest.fingerprint,
-        epoch=fitted.epochs,
-        step=fitted.steps,
-        metrics={
-            "val_loss": fitted.validation.loss,
-            "val_accuracy": fitted.validation.accuracy,
-        }
-        if fitted.validation
-        else {},
     )

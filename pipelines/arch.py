@@ -19,7 +19,7 @@ from dlspark.errors import ConfigError
 from dlspark.models.build import build_model
 from dlspark.models.layer_table import LayerRow, describe_layers
 from dlspark.models.spread import LayerSpread, measure_spread
-from dlspark.worker import preprocessing_of
+from dlspark.recipe import preprocessing_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

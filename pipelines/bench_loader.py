@@ -23,10 +23,10 @@ from dlspark.data.loader_speed import measure_loader
 from dlspark.data.manifest import Manifest, read_manifest
 from dlspark.data.other_form import copy_in_form
 from dlspark.progress import show_progress
-from dlspark.recipe import optimizer_of
+from dlspark.recipe import build_network, optimizer_of
 from dlspark.training.precision import choose_precision
 from dlspark.training.step_speed import measure_steps
-from dlspark.worker import build_network, open_source
+from dlspark.worker import open_source
 from pipelines.stage import required
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from dlspark.data.manifest import read_manifest
 from dlspark.errors import DatasetError
 from dlspark.tracking.run import reopen_run
 from dlspark.training.checkpoint import read_description
-from dlspark.worker import final_checkpoint, run_evaluation
+from dlspark.training.snapshots import final_checkpoint
+from dlspark.worker import run_evaluation
 from pipelines.run_directory import RunDescription, read_run_description
 from pipelines.stage import required
 from pipelines.train import require_workers

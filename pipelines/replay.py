@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from dlspark import storage
 from dlspark.config import Config
-from dlspark.config.compose import read_resolved
 from dlspark.data.keys import find_keys
 from dlspark.data.manifest import Manifest, read_manifest
 from dlspark.errors import ConfigError, DatasetError
 from dlspark.inspection.batch_sheet import draw_batch
 from dlspark.replay import ReplayedStep, replay_step
-from pipelines.run_directory import read_run_description
+from pipelines.run_directory import read_config, read_run_description
 from pipelines.stage import required
 
 if TYPE_CHECKING:
@@ -44,6 +43,8 @@ class ReplayResult:
     step: int
     epoch: int
     """From 1."""
+    weights_step: int
+    """Whose losses these are: the weights after this step."""
     picture: str
     rows: tuple[ReplayedRow, ...]
     """In the order of the batch."""
@@ -78,8 +79,7 @@ def run(config: Config, spark: SparkSession | None) -> ReplayResult:
             where=dataset,
             fix="set dataset to a copy of the one it was trained on",
         )
-    path = storage.join(run_dir, "config.yaml")
-    trained = read_resolved(storage.read_bytes(path).decode(), path)
+    trained = read_config(run_dir)
     readers = config.data.model_dump(include={"reader", "prefetch_batches", "num_threads", "memory_bytes"})
     trained = trained.model_copy(update={"data": trained.data.model_copy(update=readers)})
     step = replay_step(trained, dataset, manifest, run_dir, config.step)
@@ -88,6 +88,7 @@ def run(config: Config, spark: SparkSession | None) -> ReplayResult:
         run_dir=run_dir,
         step=step.step,
         epoch=step.epoch,
+        weights_step=step.weights_step,
         picture=picture,
         rows=_rows(step, dataset, manifest),
     )
@@ -103,11 +104,11 @@ def _draw(step: ReplayedStep, manifest: Manifest, run_dir: str) -> str:
         step.losses,
         picture,
         classes=manifest.classes,
-        title=f"step {step.step}, epoch {step.epoch}: mean loss {mean:.4g} of the final weights",
+        title=f"step {step.step}, epoch {step.epoch}: mean loss {mean:.4g} after {step.weights_step} steps",
     )
     _log.info(
-        "step %d, epoch %d: %d rows, mean loss %.4g of the final weights; their images: %s",
-        *(step.step, step.epoch, len(step.row_ids), mean, picture),
+        "step %d, epoch %d: %d rows, mean loss %.4g of the weights after step %d; their images: %s",
+        *(step.step, step.epoch, len(step.row_ids), mean, step.weights_step, picture),
     )
     return picture
 

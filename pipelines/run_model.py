@@ -16,7 +16,7 @@ from dlspark.data.readers import read_files
 from dlspark.errors import DatasetError
 from dlspark.tracking.registry import log_classifier
 from dlspark.training.checkpoint import load_checkpoint
-from dlspark.worker import final_checkpoint
+from dlspark.training.snapshots import final_checkpoint
 
 _log = logging.getLogger(__name__)
 

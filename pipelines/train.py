@@ -7,8 +7,9 @@ tracking server. The driver then launches the workers, ships their journal to ML
 from __future__ import annotations
 
 import logging
+import signal
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,20 +18,28 @@ from dlspark import storage
 from dlspark.cluster.launch import launch
 from dlspark.cluster.preflight import require_horovod, require_slots
 from dlspark.config import Config
-from dlspark.config.compose import resolved_yaml
 from dlspark.contracts import TrainResult, WorkerTask
-from dlspark.data.augment import NO_AUGMENTATION, Augmentation
-from dlspark.data.card import card
 from dlspark.data.manifest import Manifest, read_manifest
 from dlspark.errors import ClusterError, DatasetError, TrackingError
 from dlspark.progress import show_progress
+from dlspark.recipe import build_network
 from dlspark.tracking.facts import DatasetFacts, dataset_name
 from dlspark.tracking.follow import follow_progress
-from dlspark.tracking.journal import metric_history, read_events
-from dlspark.tracking.run import TrackedRun, require_reachable, start_run
-from dlspark.worker import build_network, run_training
-from pipelines.run_directory import RunDescription, claim_run_dir, new_run_dir, write_run_description
+from dlspark.tracking.run import TrackedRun, continue_run, require_reachable, start_run
+from dlspark.worker import run_training
+from pipelines.resume import require_same_training, resumed
+from pipelines.run_directory import (
+    RunDescription,
+    clear_run_dir,
+    find_run,
+    new_run_dir,
+    read_result,
+    write_config,
+    write_result,
+    write_run_description,
+)
 from pipelines.run_model import first_image, log_run_model
+from pipelines.run_pictures import log_dataset, log_pictures
 from pipelines.stage import required
 
 if TYPE_CHECKING:
@@ -68,13 +77,14 @@ class TrainStageResult:
 
 
 def run(config: Config, spark: SparkSession | None) -> TrainStageResult:
-    """Train as configured.
+    """Train as configured, or go on with the run in run_dir; a complete run is left as it is.
 
     Args:
         config: dataset is required; run_dir defaults to a new folder below ./runs.
         spark: the session whose executors train; None for cluster.backend=local.
 
     Raises:
+        SystemExit: the training was told to stop (SIGTERM), and is saved.
         DlsparkError: whatever is wrong with the dataset, the network, the cluster or the tracking server,
             before anything is written; WorkerFailedError once the workers run.
     """
@@ -82,30 +92,50 @@ def run(config: Config, spark: SparkSession | None) -> TrainStageResult:
     manifest = read_manifest(dataset)
     run_dir = storage.absolute(config.run_dir) if config.run_dir else new_run_dir()
     config = config.model_copy(update={"dataset": dataset, "run_dir": run_dir})
-    _refuse_what_cannot_train(config, manifest, spark)
-    claim_run_dir(run_dir, overwrite=config.overwrite)
-    storage.write_bytes(storage.join(run_dir, "config.yaml"), resolved_yaml(config).encode())
+    earlier = find_run(run_dir, overwrite=config.overwrite, resume=config.resume)
+    if earlier is not None:
+        require_same_training(config, run_dir, manifest.fingerprint, earlier)
+        if (known := read_result(run_dir)) is not None:
+            _log.info("the run in %s is complete: nothing to do; overwrite=true trains anew", run_dir)
+            return TrainStageResult(**known)
+    _refuse_what_cannot_train(config, manifest, spark, is_new=earlier is None)
+    if earlier is None:
+        clear_run_dir(run_dir)
+    write_config(run_dir, config)
     task = WorkerTask(
         dataset=dataset,
         fingerprint=manifest.fingerprint,
         run_dir=run_dir,
         config=config.model_dump(mode="json"),
     )
-    with _start(config, manifest, run_dir, spark) as tracked:
+    if earlier is not None:
+        task = replace(task, **resumed(task))
+    with _start(config, manifest, task, spark, earlier) as tracked:
         write_run_description(run_dir, _describe(tracked, task))
-        _log_dataset(config, manifest, run_dir, tracked)
+        log_dataset(config, manifest, run_dir, tracked)
         with show_progress("train", "steps") as progress, follow_progress(run_dir, progress):
             result = _launch(config, task, spark)
+        if result.stopped:
+            _log.warning("the run was told to stop and is saved: the same command goes on with it")
+            raise SystemExit(128 + signal.SIGTERM)
         tracked.set_tags({"dlspark.precision": result.precision, "dlspark.device": result.device})
-        _log_pictures(run_dir, manifest, result, tracked)
+        log_pictures(run_dir, manifest, result, tracked)
         model_uri = _log_model(run_dir, dataset, tracked)
+    done = _result(config, task, tracked, result, model_uri)
+    write_result(run_dir, done.to_json())
+    return done
+
+
+def _result(
+    config: Config, task: WorkerTask, tracked: TrackedRun, result: TrainResult, model_uri: str | None
+) -> TrainStageResult:
     return TrainStageResult(
         run_id=tracked.run_id,
-        run_dir=run_dir,
+        run_dir=task.run_dir,
         model_uri=model_uri,
         tracking_uri=tracked.tracking_uri,
-        dataset=dataset,
-        fingerprint=manifest.fingerprint,
+        dataset=task.dataset,
+        fingerprint=task.fingerprint,
         steps=result.steps,
         epochs=result.epochs,
         val_loss=result.validation.loss if result.validation else None,
@@ -118,7 +148,9 @@ def run(config: Config, spark: SparkSession | None) -> TrainStageResult:
     )
 
 
-def _refuse_what_cannot_train(config: Config, manifest: Manifest, spark: SparkSession | None) -> None:
+def _refuse_what_cannot_train(
+    config: Config, manifest: Manifest, spark: SparkSession | None, *, is_new: bool
+) -> None:
     """Raise before anything is written, cheapest check first."""
     num_rows = manifest.splits["train"].rows
     if num_rows < config.cluster.workers:
@@ -131,7 +163,9 @@ def _refuse_what_cannot_train(config: Config, manifest: Manifest, spark: SparkSe
         )
     with torch.device("meta"):
         build_network(config, manifest)
-    require_reachable(config.tracking.uri)
+    if is_new:
+        # A run that goes on has its MLflow run already; the journal keeps the rest until the server answers.
+        require_reachable(config.tracking.uri)
     require_workers(config, spark)
 
 
@@ -153,25 +187,40 @@ def require_workers(config: Config, spark: SparkSession | None) -> None:
 
 
 def _start(
-    config: Config, manifest: Manifest, run_dir: str, spark: SparkSession | None
+    config: Config,
+    manifest: Manifest,
+    task: WorkerTask,
+    spark: SparkSession | None,
+    earlier: RunDescription | None,
 ) -> AbstractContextManager[TrackedRun]:
     image = manifest.preprocessing.image
     application = (
         {"dlspark.spark_application_id": spark.sparkContext.applicationId} if spark is not None else {}
     )
+    tags = {
+        "dlspark.backend": config.cluster.backend,
+        "dlspark.workers": config.cluster.workers,
+        "dlspark.run_dir": task.run_dir,
+        **application,
+    }
+    if earlier is not None:
+        return continue_run(
+            run_dir=task.run_dir,
+            tracking_uri=earlier.tracking_uri,
+            experiment_id=earlier.experiment_id,
+            run_id=earlier.run_id,
+            attempt=task.attempt,
+            config=config.model_dump(mode="json"),
+            tags=tags,
+            system_metrics_seconds=config.tracking.system_metrics_seconds,
+        )
     return start_run(
         tracking_uri=config.tracking.uri,
         experiment=config.tracking.experiment,
         run_name=config.tracking.run_name,
-        run_dir=run_dir,
+        run_dir=task.run_dir,
         config=config.model_dump(mode="json"),
-        tags={
-            "dlspark.fingerprint": manifest.fingerprint,
-            "dlspark.backend": config.cluster.backend,
-            "dlspark.workers": config.cluster.workers,
-            "dlspark.run_dir": run_dir,
-            **application,
-        },
+        tags={"dlspark.fingerprint": manifest.fingerprint, **tags},
         dataset=DatasetFacts(
             name=dataset_name(config.dataset or ""),
             url=config.dataset or "",
@@ -207,34 +256,6 @@ def _launch(config: Config, task: WorkerTask, spark: SparkSession | None) -> Tra
     )
     result: TrainResult = results[0]
     return result
-
-
-def _log_dataset(config: Config, manifest: Manifest, run_dir: str, tracked: TrackedRun) -> None:
-    """Show people what is trained on: the card, samples, and what was left out."""
-    # Here, and not above: matplotlib takes seconds to import, which a wrong setting need not wait for.
-    from pipelines.sheet import write_sheet
-
-    dataset = config.dataset or ""
-    folder = storage.join(run_dir, "dataset")
-    storage.write_bytes(storage.join(folder, "card.txt"), card(dataset, manifest).encode())
-    left_out = {"by_reason": dict(manifest.refused), "by_class": dict(manifest.refused_by_class)}
-    storage.write_json(storage.join(folder, "quarantine.json"), left_out)
-    changes = NO_AUGMENTATION if config.augment.copies else Augmentation(**config.augment.changes)
-    write_sheet(dataset, manifest, changes, storage.join(folder, "samples.png"))
-    for name in ("card.txt", "quarantine.json", "samples.png"):
-        tracked.log_artifact(storage.join(folder, name), folder="dataset")
-
-
-def _log_pictures(run_dir: str, manifest: Manifest, result: TrainResult, tracked: TrackedRun) -> None:
-    from dlspark.inspection.pictures import draw_confusion_matrix, draw_learning_curves
-
-    curves = storage.join(run_dir, "pictures", "learning_curves.png")
-    draw_learning_curves(metric_history(read_events(run_dir)), curves)
-    tracked.log_artifact(curves)
-    if result.validation is not None:
-        confusion = storage.join(run_dir, "pictures", "confusion_matrix_val.png")
-        draw_confusion_matrix(result.validation.confusion, manifest.classes, confusion)
-        tracked.log_artifact(confusion)
 
 
 def _log_model(run_dir: str, dataset: str, tracked: TrackedRun) -> str | None:

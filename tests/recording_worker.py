@@ -5,7 +5,9 @@ They are shipped to the executors by value, since an executor cannot import the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import signal
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dlspark.contracts import Batch, BatchSource, Communicator, WorkerTask
@@ -71,3 +73,38 @@ def fail_on_rank_one(task: WorkerTask, communicator: Communicator) -> None:
 
     with patch.object(worker, "open_split", failing_open):
         worker.run_training(task, communicator)
+
+
+def die_in_the_second_epoch(task: WorkerTask, communicator: Communicator) -> None:
+    """Train until the process of the last rank is killed in the middle of the second epoch."""
+    _train_until(task, communicator, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def be_told_to_stop_in_the_second_epoch(task: WorkerTask, communicator: Communicator) -> Any:
+    """Train until the last rank gets SIGTERM in the middle of the second epoch."""
+    return _train_until(task, communicator, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _train_until(task: WorkerTask, communicator: Communicator, end: Callable[[], None]) -> Any:
+    from unittest.mock import patch
+
+    from dlspark import worker
+
+    real_open = worker.open_split
+
+    def ending_open(*arguments: Any, **named: Any) -> Any:
+        source = real_open(*arguments, **named)
+        if named["rank"] == communicator.size - 1 and named["shuffle"]:
+            real_batches = source.batches
+
+            def batches(epoch: int, start_step: int = 0) -> Iterator[Batch]:
+                for batch in real_batches(epoch, start_step):
+                    if (epoch, batch.step) == (1, 7):
+                        end()
+                    yield batch
+
+            source.batches = batches
+        return source
+
+    with patch.object(worker, "open_split", ending_open):
+        return worker.run_training(task, communicator)

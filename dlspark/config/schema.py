@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from dlspark.config.checkpoint_section import CheckpointConfig
 from dlspark.config.data_sections import AugmentConfig, DataConfig, ImageConfig
 from dlspark.config.loss_sections import CrossEntropyConfig, LossConfig
 from dlspark.config.model_sections import MnistCnnConfig, ModelConfig
@@ -74,6 +75,8 @@ class Config(Section):
     """Folder of the run: checkpoints, journal, resolved configuration; on storage every worker reaches."""
     overwrite: bool = False
     """Replace an output of dlspark that is there already."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: `train` goes on with the run that run_dir holds; never: refuses such a run_dir."""
     split: Literal["train", "val", "test"] = "test"
     """The split that `evaluate` reads."""
     num_classes: Annotated[int, Field(ge=2)] | None = None
@@ -91,6 +94,7 @@ class Config(Section):
     regularize: RegularizeConfig = RegularizeConfig()
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
     cluster: ClusterConfig = ClusterConfig()
     tracking: TrackingConfig = TrackingConfig()
     predict: PredictConfig = PredictConfig()

@@ -92,4 +92,5 @@ def _decode_in_thread(data: bytes) -> NDArray[np.uint8]:
         planes = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
     except RuntimeError as error:
         raise OSError(str(error).splitlines()[0]) from error
-    return planes.permute(1, 2, 0).numpy()
+    pixels: NDArray[np.uint8] = planes.permute(1, 2, 0).numpy()
+    return pixels

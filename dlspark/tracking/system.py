@@ -24,22 +24,23 @@ _Monitor: Any = SystemMetricsMonitor
 
 @contextmanager
 def sample_system_metrics(
-    tracker: Tracker, *, tracking_uri: str, run_id: str, interval_seconds: float
+    tracker: Tracker, *, tracking_uri: str, run_id: str, interval_seconds: float, first_sample: int = 0
 ) -> Iterator[None]:
     """Record `system/...` metrics during the block; a monitor that fails is logged and harms nothing.
 
     Args:
-        tracker: takes the samples; their step is the number of the sample, from 0.
+        tracker: takes the samples; their step is the number of the sample.
         tracking_uri: where the run is; the monitor wants it and nothing is sent there.
         run_id: the run; likewise.
         interval_seconds: time between two samples.
+        first_sample: number of the first; above 0 where earlier attempts of the run have taken some.
     """
     stop = threading.Event()
 
     def sample() -> None:
         try:
             monitor: Any = _Monitor(run_id, sampling_interval=interval_seconds, tracking_uri=tracking_uri)
-            number = 0
+            number = first_sample
             while True:
                 monitor.collect_metrics()
                 values = monitor.aggregate_metrics()

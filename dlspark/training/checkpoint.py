@@ -1,9 +1,9 @@
-"""A trained network as two files: model.safetensors, and checkpoint.json, which says what it is.
+"""A network as two files: model.safetensors, and checkpoint.json, which says what it is.
 
 checkpoint.json carries the checksum of the tensors and is written last: a folder without it, or whose
 tensors are other ones, is no checkpoint. Reading is parsing only (safetensors and JSON): nothing is ever
 unpickled, so a checkpoint from anywhere can be opened without running its code. The tensors pass through
-memory once, whole.
+memory once, whole. A checkpoint that a training goes on from holds a third file, see `snapshots`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import nn
@@ -25,6 +25,7 @@ from dlspark import storage
 from dlspark.contracts import Preprocessing
 from dlspark.errors import ModelError
 from dlspark.models.build import build_model
+from dlspark.training.tensor_tree import split_tensors
 
 CHECKPOINT_VERSION = 1
 DESCRIPTION_FILE = "checkpoint.json"
@@ -86,11 +87,27 @@ def save_checkpoint(url: str, model: nn.Module, description: CheckpointDescripti
         description: written beside the tensors.
     """
     storage.remove_tree(storage.join(url, DESCRIPTION_FILE))
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    data = save_tensors(tensors)
-    storage.write_bytes(storage.join(url, TENSORS_FILE), data)
-    commit = {"version": CHECKPOINT_VERSION, "tensors_bytes": len(data), "tensors_sha256": _sha256(data)}
-    storage.write_json(storage.join(url, DESCRIPTION_FILE), commit | description.to_json())
+    tensors, _ = split_tensors(model.state_dict())
+    write_model(url, tensors, description)
+
+
+def write_model(
+    url: str,
+    tensors: Mapping[str, torch.Tensor],
+    description: CheckpointDescription,
+    more: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """Write the two files, checkpoint.json last.
+
+    Args:
+        url: the folder; it holds no checkpoint.
+        tensors: of the network, in host memory, contiguous.
+        description: of the network.
+        more: further keys of checkpoint.json.
+    """
+    written = write_tensors(storage.join(url, TENSORS_FILE), tensors)
+    commit = {"version": CHECKPOINT_VERSION} | {f"tensors_{name}": value for name, value in written.items()}
+    storage.write_json(storage.join(url, DESCRIPTION_FILE), commit | description.to_json() | dict(more))
 
 
 def load_checkpoint(url: str) -> tuple[nn.Module, CheckpointDescription]:
@@ -104,25 +121,15 @@ def load_checkpoint(url: str) -> tuple[nn.Module, CheckpointDescription]:
         ModelError: a file is missing, damaged or of another version, or the tensors are not those of the
             network; the message names the file.
     """
-    description, sha256 = _read_description(storage.join(url, DESCRIPTION_FILE))
+    values = read_commit(url)
+    description = _description(url, values)
     file = storage.join(url, TENSORS_FILE)
-    try:
-        data = storage.read_bytes(file)
-    except FileNotFoundError as error:
-        raise ModelError("the tensors of a checkpoint are missing", where=file, fix=_FIX) from error
-    if _sha256(data) != sha256:
-        raise ModelError(
-            "the tensors of a checkpoint are damaged: their checksum is another one",
-            got=f"sha256 {_sha256(data)}",
-            allowed=f"sha256 {sha256}",
-            where=file,
-            fix=_FIX,
-        )
+    tensors = read_tensors(file, values.get("tensors_sha256"))
     with torch.device("meta"):
         model = description.build()
     try:
-        model.load_state_dict(load_tensors(data), assign=True)
-    except (RuntimeError, SafetensorError) as error:
+        model.load_state_dict(tensors, assign=True)
+    except RuntimeError as error:
         raise ModelError(
             f"the tensors of a checkpoint are not those of the network {description.model}",
             got=" ".join(str(error).split()),
@@ -138,10 +145,44 @@ def read_description(url: str) -> CheckpointDescription:
     Raises:
         ModelError: there is no checkpoint, or its description is damaged or of another version.
     """
-    return _read_description(storage.join(url, DESCRIPTION_FILE))[0]
+    return _description(url, read_commit(url))
 
 
-def _read_description(file: str) -> tuple[CheckpointDescription, str]:
+def write_tensors(file: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Write a safetensors file; return its `bytes` and `sha256`."""
+    data = save_tensors(dict(tensors))
+    storage.write_bytes(file, data)
+    return {"bytes": len(data), "sha256": _sha256(data)}
+
+
+def read_tensors(file: str, sha256: str | None) -> dict[str, torch.Tensor]:
+    """Read a safetensors file whose checksum is known.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    try:
+        data = storage.read_bytes(file)
+    except FileNotFoundError as error:
+        raise ModelError("the tensors of a checkpoint are missing", where=file, fix=_FIX) from error
+    if _sha256(data) != sha256:
+        raise ModelError(
+            "the tensors of a checkpoint are damaged: their checksum is another one",
+            got=f"sha256 {_sha256(data)}",
+            allowed=f"sha256 {sha256}",
+            where=file,
+            fix=_FIX,
+        )
+    return load_tensors(data)
+
+
+def read_commit(url: str) -> dict[str, Any]:
+    """Return what checkpoint.json of a checkpoint folder holds.
+
+    Raises:
+        ModelError: there is none, or it is damaged or of another version.
+    """
+    file = storage.join(url, DESCRIPTION_FILE)
     try:
         values = storage.read_json(file)
     except FileNotFoundError as error:
@@ -159,11 +200,20 @@ def _read_description(file: str) -> tuple[CheckpointDescription, str]:
             where=file,
             fix="read it with the version of dlspark that wrote it",
         )
+    _description(url, values)
+    return dict(values)
+
+
+def _description(url: str, values: Mapping[str, Any]) -> CheckpointDescription:
     try:
-        return CheckpointDescription.from_json(values), str(values["tensors_sha256"])
+        values["tensors_sha256"]
+        return CheckpointDescription.from_json(values)
     except (KeyError, TypeError) as error:
         raise ModelError(
-            "the description of a checkpoint is not whole", got=repr(error), where=file, fix=_FIX
+            "the description of a checkpoint is not whole",
+            got=repr(error),
+            where=storage.join(url, DESCRIPTION_FILE),
+            fix=_FIX,
         ) from error
 
 

@@ -1,9 +1,9 @@
 """One flat float32 buffer that holds all gradients, so that a step needs one all-reduce.
 
 The gradient of each parameter is a view into the buffer: backward adds into it and the optimizer reads from
-it, so nothing is copied, and a rank without rows contributes the zeros that are already there. Two places
-at the end carry the loss sum and the correct rows along. Cost: backward and communication do not overlap; for
-networks of this size a flat all-reduce is a few per cent of the step.
+it, so nothing is copied, and a rank without rows contributes the zeros that are already there. Three places
+at the end carry the loss sum, the correct rows and what the ranks ask for along. Cost: backward and
+communication do not overlap; for networks of this size a flat all-reduce is a few per cent of the step.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dlspark.contracts import Communicator
 
 
 class GradientBuffer:
-    """The gradients of a network and two sums, laid out as one tensor [P + 2]."""
+    """The gradients of a network and three sums, laid out as one tensor [P + 3]."""
 
     def __init__(self, model: nn.Module, device: torch.device) -> None:
         """Point the gradients of all trainable parameters into a new buffer.
@@ -27,7 +27,7 @@ class GradientBuffer:
         self.device = device
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         num_gradients = sum(parameter.numel() for parameter in parameters)
-        self._flat = torch.zeros(num_gradients + 2, dtype=torch.float32, device=device)
+        self._flat = torch.zeros(num_gradients + 3, dtype=torch.float32, device=device)
         start = 0
         for parameter in parameters:
             end = start + parameter.numel()
@@ -46,8 +46,12 @@ class GradientBuffer:
         self._totals[0] += loss_sum.detach()
         self._totals[1] += num_correct
 
-    def all_reduce_sum(self, communicator: Communicator) -> tuple[float, int]:
-        """Replace gradients and sums by those over all ranks; return the loss sum and the correct rows."""
+    def put_ask(self, ask: int) -> None:
+        """Put what this rank asks for at the end of the step; see `dlspark.training.stopping`."""
+        self._totals[2] = ask
+
+    def all_reduce_sum(self, communicator: Communicator) -> tuple[float, int, int]:
+        """Replace all by its sum over ranks; return loss sum, correct rows and what was asked for."""
         communicator.all_reduce_sum(self._flat)
-        loss_sum, num_correct = self._totals.tolist()
-        return loss_sum, round(num_correct)
+        loss_sum, num_correct, asked = self._totals.tolist()
+        return loss_sum, round(num_correct), round(asked)

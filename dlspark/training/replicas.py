@@ -7,7 +7,7 @@ before anybody evaluates or saves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -55,6 +55,41 @@ def average_buffers(model: nn.Module, communicator: Communicator, *, local_rows:
             _replace([buffer for buffer in floating if buffer.dtype == dtype], weighted_mean)
         for dtype in _dtypes(others):
             _replace([buffer for buffer in others if buffer.dtype == dtype], communicator.broadcast)
+
+
+def gather(
+    tensors: Mapping[str, torch.Tensor], communicator: Communicator, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """Return the tensors of all ranks, bit for bit. A collective: one all-reduce.
+
+    Each rank puts the bytes of its tensors into a row of its own, as whole numbers; the other rows are 0, so
+    the sum over ranks is a gather. Meant for what is small: each rank holds all of it for a moment.
+
+    Args:
+        tensors: of the same names, shapes and dtypes on all ranks, on any device.
+        communicator: joins the ranks.
+        device: where the collective is made.
+
+    Returns:
+        By name, [ranks, ...] on the CPU, in the order of ranks.
+    """
+    parts = {name: _bytes_of(tensor) for name, tensor in tensors.items()}
+    words = torch.cat(list(parts.values())).view(torch.int64)
+    table = torch.zeros(communicator.size, len(words), dtype=torch.int64, device=device)
+    table[communicator.rank] = words.to(device)
+    rows = communicator.all_reduce_sum(table).cpu().view(torch.uint8)
+    gathered, start = {}, 0
+    for name, tensor in tensors.items():
+        own = rows[:, start : start + tensor.numel() * tensor.element_size()].contiguous()
+        gathered[name] = own.view(tensor.dtype).view(communicator.size, *tensor.shape)
+        start += len(parts[name])
+    return gathered
+
+
+def _bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    """Return uint8 [n], n a multiple of 8."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return torch.nn.functional.pad(flat, (0, -len(flat) % 8))
 
 
 def _replace(tensors: list[torch.Tensor], collective: Collective) -> None:

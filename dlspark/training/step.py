@@ -53,6 +53,7 @@ def train_step(
     momentum: float | None = None,
     options: StepOptions = StepOptions(),
     average: WeightAverage | None = None,
+    ask: int = 0,
 ) -> StepResult:
     """Make one optimizer step from the rows of all ranks. A collective: one all-reduce.
 
@@ -67,14 +68,16 @@ def train_step(
         momentum: of this step; None: the optimizer's own.
         options: what else is done.
         average: takes the new weights in.
+        ask: what this rank asks for after the step; the all-reduce carries it, so that all ranks agree.
     """
     device = gradients.device
     started = _now(device)
     gradients.clear()
+    gradients.put_ask(ask)
     if len(batch.labels):
         _add_gradients(model, gradients, batch, precision=precision, options=options)
     computed = _now(device)
-    total_loss, total_correct = gradients.all_reduce_sum(communicator)
+    total_loss, total_correct, asked = gradients.all_reduce_sum(communicator)
     reduced = _now(device)
     _bound_gradients(model, gradients, options)
     set_rates(optimizer, lr=lr, momentum=momentum)
@@ -90,6 +93,7 @@ def train_step(
         loss_sum=total_loss,
         num_correct=total_correct,
         lr=lr,
+        asked=asked,
         compute_seconds=(computed - started) + (stepped - reduced),
         communication_seconds=reduced - computed,
     )
@@ -106,6 +110,8 @@ class StepResult:
     """Over the global rows, before the step, with dropout on."""
     num_correct: int
     lr: float
+    asked: int
+    """Sum over ranks of what they asked for."""
     compute_seconds: float
     """Forward, backward and the optimizer."""
     communication_seconds: float

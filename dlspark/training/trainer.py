@@ -3,14 +3,15 @@
 Each global step, every rank sums the loss over its own rows and divides by the rows of the whole global
 batch; one all-reduce sums gradients, loss and correct rows. So unequal ranks, and ranks without rows, weigh
 what they should. Collectives of an epoch: one for each step, two for the buffers of batch normalisation (none
-without them), one for the evaluation: the same on every rank, known beforehand.
+without them), one for the evaluation, one for each checkpoint: the same on every rank, since what a rank asks
+for travels with the gradients. A training that goes on from a snapshot is bit for bit one that never stopped.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -19,13 +20,17 @@ from torch import nn
 
 from dlspark.contracts import Batch, BatchSource, Communicator, EvaluationResult, Tracker
 from dlspark.errors import DatasetError, ModelError
+from dlspark.training.checkpoint_writer import Checkpoints
 from dlspark.training.evaluation import evaluate_model
 from dlspark.training.gradients import GradientBuffer
 from dlspark.training.plateau import PlateauSchedule
+from dlspark.training.position import Position
 from dlspark.training.precision import Precision
 from dlspark.training.replicas import average_buffers, broadcast_state
 from dlspark.training.schedules import Schedule
-from dlspark.training.step import EpochTotals, StepOptions, StepResult, train_step
+from dlspark.training.step import StepOptions, StepResult, train_step
+from dlspark.training.stopping import STOP
+from dlspark.training.training_state import Snapshot, Stateful, TrainingState
 from dlspark.training.weight_average import WeightAverage
 
 
@@ -41,7 +46,11 @@ class FitResult:
     images_per_second: float
     """Training rows of all ranks per second of `train_seconds`."""
     validation: EvaluationResult | None
-    """Of the last epoch; None without a val split."""
+    """Of the last epoch that was done; None without a val split."""
+    metrics: Mapping[str, float]
+    """Of the epoch that ended with the last step; empty within an epoch."""
+    stopped: bool
+    """It was told to stop, and has saved where it was."""
 
 
 def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they are made
@@ -52,7 +61,9 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
     val: BatchSource | None,
     communicator: Communicator,
     tracker: Tracker,
+    checkpoints: Checkpoints,
     *,
+    resume: Snapshot | None = None,
     epochs: int,
     num_classes: int,
     base_lr: float,
@@ -76,6 +87,8 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
         val: evaluated after each epoch, in fp32; None where there is no such split.
         communicator: joins the ranks.
         tracker: where metrics go; a silent one on all ranks but one.
+        checkpoints: takes a snapshot after each epoch and where it asks for one; silent on all ranks but one.
+        resume: where to go on, the same on all ranks, saved by any number of them; None: at the first step.
         epochs: how often all rows are seen; >= 1.
         num_classes: K.
         base_lr: learning rate of the global batch.
@@ -90,33 +103,40 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
     """
     broadcast_state(model, communicator)
     gradients = GradientBuffer(model, device)
-    done, train_seconds, validation = 0, 0.0, None
-    for epoch in range(epochs):
+    others: dict[str, Stateful | None] = {
+        "schedule": schedule if isinstance(schedule, PlateauSchedule) else None,
+        "average": average,
+    }
+    state = TrainingState(model, optimizer, communicator, device, others=others)
+    state.restore(resume)
+    at = state.position
+    while at.epoch < epochs:
         model.train()
-        totals = EpochTotals()
-        for batch, wait_seconds in _timed_batches(train, epoch):
-            lr = base_lr * schedule(done)
+        at.begin_epoch()
+        for batch, wait_seconds in _timed_batches(train, at):
             step = train_step(
                 *(model, optimizer, gradients, communicator, batch),
-                lr=lr,
-                momentum=None if options.momentum is None else options.momentum(done),
+                lr=base_lr * schedule(at.step),
+                momentum=None if options.momentum is None else options.momentum(at.step),
                 precision=precision,
                 options=options,
                 average=average,
+                ask=checkpoints.ask(at.step + 1, ends_epoch=at.step_of_epoch + 1 == train.num_steps),
             )
-            done += 1
+            at.add(step)
             if not math.isfinite(step.loss_sum):
-                raise _diverged(step, done, epoch, precision)
-            totals.add(step)
+                raise _diverged(step, at, precision)
             metrics = step.metrics(wait_seconds)
-            tracker.log_metrics(metrics, step=done)
+            tracker.log_metrics(metrics, step=at.step)
             shown = {"loss": metrics["step/loss"], "images/s": metrics["step/images_per_second"]}
-            tracker.log_progress(step=done, num_steps=epochs * train.num_steps, fields=shown)
-        average_buffers(model, communicator, local_rows=totals.local_rows)
-        epoch_seconds = totals.seconds()
-        train_seconds += epoch_seconds
-
-        metrics = {"epoch": float(epoch + 1)} | totals.metrics(epoch_seconds)
+            tracker.log_progress(step=at.step, num_steps=epochs * train.num_steps, fields=shown)
+            if step.asked:
+                _save(state, checkpoints, tracker)
+            if step.asked >= STOP:
+                return _result(at, train, stopped=True)
+        average_buffers(model, communicator, local_rows=at.totals.local_rows)
+        seconds = at.totals.seconds()
+        metrics, validation = at.totals.metrics(seconds), None
         if val is not None:
             with nullcontext() if average is None else average.swapped_in():
                 validation = evaluate_model(
@@ -125,21 +145,37 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
             if isinstance(schedule, PlateauSchedule):
                 schedule.observe(validation.loss)
             metrics |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
-        tracker.log_metrics(metrics, step=done)
-        tracker.flush()
+        at.end_epoch(seconds, metrics, validation)
+        tracker.log_metrics({"epoch": float(at.epoch)} | metrics, step=at.step)
+        _save(state, checkpoints, tracker)
+    return _result(at, train, stopped=False)
+
+
+def _save(state: TrainingState, checkpoints: Checkpoints, tracker: Tracker) -> None:
+    own = state.own_of_all_ranks()
+    # First what was measured: a step that a checkpoint skips must not be missing in the curves.
+    tracker.flush()
+    checkpoints.save(lambda: state.snapshot(own))
+
+
+def _result(at: Position, train: BatchSource, *, stopped: bool) -> FitResult:
+    num_rows = at.epoch * train.num_rows + at.totals.global_rows
+    seconds = at.train_seconds + (at.totals.seconds() if at.step_of_epoch else 0.0)
     return FitResult(
-        steps=done,
-        epochs=epochs,
-        train_seconds=train_seconds,
-        images_per_second=epochs * train.num_rows / train_seconds,
-        validation=validation,
+        steps=at.step,
+        epochs=at.epoch,
+        train_seconds=seconds,
+        images_per_second=num_rows / seconds,
+        validation=at.validation,
+        metrics=dict(at.metrics),
+        stopped=stopped,
     )
 
 
-def _timed_batches(source: BatchSource, epoch: int) -> Iterator[tuple[Batch, float]]:
-    """Yield each batch with the seconds it was waited for; check that the epoch was whole."""
-    num_steps, num_rows = 0, 0
-    batches = source.batches(epoch)
+def _timed_batches(source: BatchSource, at: Position) -> Iterator[tuple[Batch, float]]:
+    """Yield each batch that is left of the epoch, with the seconds it was waited for; check that all came."""
+    epoch, num_steps, num_rows = at.epoch, at.step_of_epoch, at.totals.global_rows
+    batches = source.batches(epoch, num_steps)
     asked = time.perf_counter()
     for batch in batches:
         yield batch, time.perf_counter() - asked
@@ -154,12 +190,12 @@ def _timed_batches(source: BatchSource, epoch: int) -> Iterator[tuple[Batch, flo
         )
 
 
-def _diverged(step: StepResult, done: int, epoch: int, precision: Precision) -> ModelError:
+def _diverged(step: StepResult, at: Position, precision: Precision) -> ModelError:
     precise = "" if precision == "fp32" else ", or set train.precision=fp32"
     return ModelError(
         "the training loss is not finite",
         got=step.loss_sum,
         allowed="a finite number",
-        where=f"step {done} (epoch {epoch + 1}), learning rate {step.lr:g}, precision {precision}",
+        where=f"step {at.step} (epoch {at.epoch + 1}), learning rate {step.lr:g}, precision {precision}",
         fix=f"lower optimizer.lr, or set schedule.warmup_epochs=1{precise}",
     )

@@ -16,6 +16,7 @@ from torch import nn
 from dlspark.contracts import Batch
 from dlspark.errors import DatasetError, ModelError
 from dlspark.models.build import build_model
+from dlspark.training.checkpoint_writer import SilentCheckpoints
 from dlspark.training.optimizers import build_optimizer
 from dlspark.training.schedules import build_schedule
 from dlspark.training.trainer import FitResult, fit
@@ -94,6 +95,7 @@ def train(
             val if with_val else None,
             communicator,
             tracker,
+            SilentCheckpoints(lambda: False),
             epochs=epochs,
             num_classes=NUM_CLASSES,
             base_lr=lr,
@@ -238,6 +240,7 @@ def test_an_epoch_that_is_not_whole_is_an_error() -> None:
             None,
             communicator,
             ListTracker(),
+            SilentCheckpoints(lambda: False),
             epochs=1,
             num_classes=NUM_CLASSES,
             base_lr=0.1,
@@ -271,6 +274,7 @@ def test_the_lectures_cnn_learns_handwritten_digits() -> None:
             MemorySource(images[640:900], labels[640:900], global_batch_size=64),
             communicator,
             tracker,
+            SilentCheckpoints(lambda: False),
             epochs=8,
             num_classes=10,
             base_lr=0.003,

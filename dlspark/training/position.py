@@ -1,0 +1,85 @@
+"""Where a training is: the epoch, the step, and the sums that the epoch has gathered so far.
+
+The data needs nothing else to go on: the rows of step s of epoch e are the same whoever asks for them.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from dlspark.contracts import EvaluationResult
+from dlspark.training.step import EpochTotals, StepResult
+
+
+@dataclass(kw_only=True, slots=True)
+class Position:
+    """A training between two steps; a part of its state."""
+
+    epoch: int = 0
+    """Epochs done, each with its evaluation."""
+    step: int = 0
+    """Optimizer steps done."""
+    step_of_epoch: int = 0
+    """Of these, steps of the epoch that is under way."""
+    totals: EpochTotals = field(default_factory=EpochTotals)
+    """Of the epoch that is under way."""
+    train_seconds: float = 0.0
+    """Of the epochs done, without their evaluations."""
+    validation: EvaluationResult | None = None
+    """Of the last epoch that was done."""
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the epoch that has just ended; empty within an epoch."""
+
+    def begin_epoch(self) -> None:
+        """Start the stopwatch, unless the epoch is under way already."""
+        if not self.step_of_epoch:
+            self.totals = EpochTotals()
+
+    def add(self, step: StepResult) -> None:
+        """Count one more step."""
+        self.step += 1
+        self.step_of_epoch += 1
+        self.totals.add(step)
+        self.metrics = {}
+
+    def end_epoch(
+        self, seconds: float, metrics: dict[str, float], validation: EvaluationResult | None
+    ) -> None:
+        """Count one more epoch.
+
+        Args:
+            seconds: that its steps took.
+            metrics: of it.
+            validation: after it.
+        """
+        self.epoch += 1
+        self.step_of_epoch = 0
+        self.train_seconds += seconds
+        self.metrics, self.validation = metrics, validation
+        self.totals = EpochTotals()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values; the confusion counts as a tensor, since they are many."""
+        totals = {name: value for name, value in asdict(self.totals).items() if name != "started"}
+        state = {name: getattr(self, name) for name in ("epoch", "step", "step_of_epoch", "train_seconds")}
+        state |= {"metrics": dict(self.metrics), "totals": totals, "seconds": self.totals.seconds()}
+        if self.validation is not None:
+            confusion = torch.tensor(self.validation.confusion, dtype=torch.int64)
+            state["validation"] = asdict(self.validation) | {"confusion": confusion}
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there; the stopwatch shows what it showed."""
+        for name in ("epoch", "step", "step_of_epoch", "train_seconds", "metrics"):
+            setattr(self, name, state[name])
+        self.totals = EpochTotals(started=time.perf_counter() - state["seconds"], **state["totals"])
+        validation = state.get("validation")
+        if validation is None:
+            self.validation = None
+            return
+        confusion = tuple(tuple(row) for row in validation["confusion"].tolist())
+        self.validation = EvaluationResult(**{**validation, "confusion": confusion})
