@@ -18,9 +18,11 @@ from dlspark.training.checkpoint import CheckpointDescription
 from dlspark.training.checkpoint_writer import CheckpointWriter, SilentCheckpoints
 from dlspark.training.named_optimizer import NamedOptimizer
 from dlspark.training.optimizers import build_optimizer
+from dlspark.training.plateau import PlateauSchedule
 from dlspark.training.schedules import build_schedule
 from dlspark.training.snapshots import newest_snapshot, read_snapshot
 from dlspark.training.trainer import FitResult, fit
+from dlspark.training.weight_average import WeightAverage
 from tests.unit.training.doubles import ListTracker, MemorySource, ThreadCommunicator, random_rows, run_ranks
 
 CPU = torch.device("cpu")
@@ -77,6 +79,7 @@ def train(
     stop_after: int | None = None,
     batch_norm: bool = False,
     dropout: bool = True,
+    averages: bool = False,
 ) -> list[Run]:
     """Train, go on from the newest snapshot in `folder`, stop after so many steps of the run."""
     stored = newest_snapshot(str(folder))
@@ -115,12 +118,16 @@ def train(
             if writes
             else SilentCheckpoints(told_to_stop)
         )
+        schedule = build_schedule("cosine", steps_per_epoch=STEPS_OF_EPOCH, epochs=epochs, warmup_epochs=0.5)
+        if averages:
+            # Every epoch is one too many without a loss that is half of the best.
+            schedule = PlateauSchedule(gamma=0.5, patience_epochs=1, min_improvement=0.5)
         made = build_optimizer(network, optimizer, **OPTIMIZERS[optimizer])
         with checkpoints if writes else nullcontext():
             result = fit(
                 network,
                 made,
-                build_schedule("cosine", steps_per_epoch=STEPS_OF_EPOCH, epochs=epochs, warmup_epochs=0.5),
+                schedule,
                 source,
                 val,
                 communicator,
@@ -132,6 +139,7 @@ def train(
                 base_lr=OPTIMIZERS[optimizer]["lr"],
                 precision="fp32",
                 device=CPU,
+                average=WeightAverage(network, 0.9) if averages else None,
             )
         state = NamedOptimizer(network, made).state_dict()["state"]
         return Run(network, state, tracker, result, communicator.num_collectives)
@@ -147,7 +155,7 @@ def assert_same(went_on: Run, straight: Run) -> None:
     for name, values in went_on.optimizer.items():
         for key, value in values.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(straight.optimizer[name][key])), name
-    for name in ("step/loss", "train_loss", "train_accuracy", "val_loss"):
+    for name in ("step/loss", "step/learning_rate", "train_loss", "train_accuracy", "val_loss"):
         curve = went_on.tracker.metrics[name]
         assert curve == straight.tracker.metrics[name][-len(curve) :]
     assert went_on.result.validation == straight.result.validation
@@ -169,6 +177,15 @@ def test_stopped_and_resumed_is_bit_equal(tmp_path: Path, optimizer: str, stops:
     [last] = train(tmp_path / "parts", optimizer=optimizer)
     assert not last.result.stopped
     assert seen + last.tracker.metrics["step/loss"] == straight.tracker.metrics["step/loss"]
+    assert_same(last, straight)
+
+
+def test_averaged_weights_and_the_state_of_a_schedule_go_on_too(tmp_path: Path) -> None:
+    [straight] = train(tmp_path / "straight", averages=True)
+    assert len({rate for _, rate in straight.tracker.metrics["step/learning_rate"]}) > 2
+    for stop in (6, 12):
+        train(tmp_path / "parts", averages=True, stop_after=stop)
+    [last] = train(tmp_path / "parts", averages=True)
     assert_same(last, straight)
 
 
