@@ -8,29 +8,35 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from typing import Any
 
 from dlspark.contracts import Batch, BatchSource, Communicator, WorkerTask
 
 
 class RecordingSource:
-    """A BatchSource that notes the row ids that pass through it."""
+    """A BatchSource that notes the row ids that pass through it, and a hash of their images."""
 
     def __init__(self, source: BatchSource) -> None:
         self._source = source
         self.num_rows = source.num_rows
         self.num_steps = source.num_steps
         self.seen: dict[int, list[list[int]]] = {}
+        self.digests: dict[int, list[str]] = {}
 
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Pass the batches on."""
         for batch in self._source.batches(epoch, start_step):
             self.seen.setdefault(epoch, []).append(batch.row_ids.tolist())
+            self.digests.setdefault(epoch, []).append(sha256(batch.images.numpy().tobytes()).hexdigest())
             yield batch
 
 
-def train_and_record(task: WorkerTask, communicator: Communicator) -> dict[int, list[list[int]]]:
-    """Run a real training and return, by epoch and step, the row ids that this rank trained on."""
+Recorded = tuple[dict[int, list[list[int]]], dict[int, list[str]]]
+
+
+def train_and_record(task: WorkerTask, communicator: Communicator) -> Recorded:
+    """Run a real training and return, by epoch and step, row ids and a hash of the images on this rank."""
     from unittest.mock import patch
 
     from dlspark import worker
@@ -46,7 +52,7 @@ def train_and_record(task: WorkerTask, communicator: Communicator) -> dict[int, 
 
     with patch.object(worker, "fit", recording_fit):
         worker.run_training(task, communicator)
-    return recorded[0].seen
+    return recorded[0].seen, recorded[0].digests
 
 
 def fail_on_rank_one(task: WorkerTask, communicator: Communicator) -> None:

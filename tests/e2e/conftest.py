@@ -70,6 +70,16 @@ def inspected(checkout: Path, laptop: dict[str, dict[str, Any]]) -> list[dict[st
 
 
 @pytest.fixture(scope="session")
+def looked_into(checkout: Path, laptop: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results of the README's commands on networks and steps, in their order."""
+    commands = commands_by_section()["The network and its training"]
+    activated = [f"source .venv/bin/activate && {command}" for command in commands]
+    return [
+        result_of(run_command(["bash", "-c", command], folder=checkout, timeout=300)) for command in activated
+    ]
+
+
+@pytest.fixture(scope="session")
 def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A standalone cluster of one master and two workers of one core each."""
     with standalone_cluster(tmp_path_factory.mktemp("cluster"), num_workers=2) as url:

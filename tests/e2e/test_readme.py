@@ -21,7 +21,12 @@ _RUN_ELSEWHERE = {
     "Two commands": ["make demo", "make test"],
     "What you see in MLflow": ["mlflow ui --backend-store-uri sqlite:///mlflow.db"],
 }
-_RUN_AS_SECTIONS = {"The command, on a laptop", "spark-submit, on a cluster", "The data"}
+_RUN_AS_SECTIONS = {
+    "The command, on a laptop",
+    "spark-submit, on a cluster",
+    "The data",
+    "The network and its training",
+}
 
 
 def test_there_is_no_command_that_no_test_runs() -> None:
@@ -57,6 +62,22 @@ def test_the_commands_on_data(
     assert (changed["added"], changed["removed"], changed["changed"]) == (copied["copies"], 0, 0)
     assert audited["num_rows"] == 1797
     assert quarantined["left_out"] == {}
+
+
+def test_the_commands_on_networks_and_steps(
+    laptop: dict[str, dict[str, Any]], looked_into: list[dict[str, Any]]
+) -> None:
+    described, measured, replayed = looked_into
+    assert described["parameters"] == 11_173_962
+    assert {case["reader"] for case in measured["cases"]} == {"petastorm", "arrow"}
+    assert {case["storage"] for case in measured["cases"]} == {"raw", "encoded"}
+    assert all(case["images_per_second"] > 0 for case in measured["cases"])
+    assert measured["use"].startswith("data.reader=")
+    assert (replayed["step"], len(replayed["rows"])) == (17, 128)
+    assert len({row["row_id"] for row in replayed["rows"]}) == 128
+    assert replayed["epoch"] == 17 // -(-laptop["ingest"]["splits"]["train"] // 128) + 1
+    assert all(row["key"].startswith(f"{row['label']}/") for row in replayed["rows"])
+    assert Path(replayed["picture"]).read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_command_that_opens_the_ui(checkout: Path, demo: dict[str, Any]) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cloudpickle
 import pytest
+import torch
 from mlflow import MlflowClient
 
 from dlspark.cluster.launch import launch
+from dlspark.config import Config
 from dlspark.config.compose import compose
 from dlspark.contracts import WorkerTask
 from dlspark.data.manifest import read_manifest
+from dlspark.data.normalise import normalise
 from dlspark.errors import WorkerFailedError
+from dlspark.replay import replay_step
 from dlspark.tracking.journal import metric_history, read_events
 from pipelines import ingest, train
 from tests import recording_worker
@@ -74,15 +80,17 @@ def _task(dataset: str, run_dir: Path, *words: str) -> WorkerTask:
 def test_every_training_row_is_seen_exactly_once_an_epoch(
     spark: SparkSession, dataset: str, tmp_path: Path
 ) -> None:
-    by_rank = launch(
+    task = _task(dataset, tmp_path, "train.epochs=2", "augment=mirror_crop")
+    recorded = launch(
         recording_worker.train_and_record,
-        _task(dataset, tmp_path, "train.epochs=2"),
+        task,
         backend="horovod",
         num_workers=2,
         spark=spark,
         start_timeout_seconds=120,
         threads_per_worker=1,
     )
+    by_rank = [seen for seen, _ in recorded]
     num_rows = read_manifest(dataset).splits["train"].rows
     sequences = []
     for epoch in (0, 1):
@@ -94,6 +102,26 @@ def test_every_training_row_is_seen_exactly_once_an_epoch(
             [frozenset(a) | frozenset(b) for a, b in zip(*(s[epoch] for s in by_rank), strict=True)]
         )
     assert sequences[0] != sequences[1], "two epochs had the same batches"
+    for step in (1, len(sequences[0]), len(sequences[0]) + 3):
+        _require_the_same_replayed(task, step, recorded)
+
+
+def _require_the_same_replayed(
+    task: WorkerTask, step: int, recorded: Sequence[recording_worker.Recorded]
+) -> None:
+    """A step that is made again in one process holds the rows and the pixels that the two ranks had."""
+    manifest = read_manifest(task.dataset)
+    config = Config.model_validate(task.config)
+    replayed = replay_step(config, task.dataset, manifest, task.run_dir, step)
+    images = normalise(torch.from_numpy(replayed.pixels), manifest.preprocessing).numpy()
+    start, place = 0, (replayed.epoch - 1, (step - 1) % len(recorded[0][0][0]))
+    for seen, digests in recorded:
+        ids = seen[place[0]][place[1]]
+        end = start + len(ids)
+        assert replayed.row_ids[start:end].tolist() == ids
+        assert sha256(images[start:end].tobytes()).hexdigest() == digests[place[0]][place[1]]
+        start = end
+    assert start == len(replayed.row_ids)
 
 
 def test_a_raising_rank_is_named_and_the_run_is_failed(
