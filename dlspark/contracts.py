@@ -82,7 +82,7 @@ class Batch:
     row_ids: NDArray[np.int64]
     """int64 [b]."""
     images: torch.Tensor
-    """float32 [b, C, H, W], normalised (and augmented, in training)."""
+    """float32 [b, C, H, W], normalised (and augmented, in training), on the device of the training."""
     labels: torch.Tensor
     """int64 [b], in [0, K)."""
 

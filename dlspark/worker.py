@@ -73,7 +73,11 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
     decay = config.regularize.ema_decay
     average = None if decay is None else WeightAverage(model, decay)
     opened = partial(
-        open_source, config, task.dataset, manifest, rank=communicator.rank, num_ranks=communicator.size
+        open_source,
+        *(config, task.dataset, manifest),
+        rank=communicator.rank,
+        num_ranks=communicator.size,
+        device=device,
     )
     with ExitStack() as stack:
         train = stack.enter_context(opened("train"))
@@ -157,6 +161,7 @@ def run_evaluation(task: WorkerTask, communicator: Communicator) -> EvaluationRe
         rank=communicator.rank,
         num_ranks=communicator.size,
         training=False,
+        device=device,
     ) as source:
         return evaluate_model(
             model.to(device), source, communicator, num_classes=len(manifest.classes), device=device
@@ -225,6 +230,7 @@ def open_source(
     rank: int,
     num_ranks: int,
     training: bool = True,
+    device: torch.device | None = None,
 ) -> Loader:
     """Open a split for a rank as a run does: only the training split, in training, is shuffled and augmented.
 
@@ -236,6 +242,7 @@ def open_source(
         rank: in [0, num_ranks).
         num_ranks: of the run.
         training: False for an evaluation.
+        device: where the batches go; None: they stay on the CPU.
 
     Raises:
         DatasetError: see `open_split`.
@@ -261,6 +268,7 @@ def open_source(
         num_threads=config.data.num_threads,
         memory_bytes=config.data.memory_bytes,
         num_epochs=config.train.epochs if shuffle else 1,
+        device=device or torch.device("cpu"),
     )
 
 

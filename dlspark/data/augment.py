@@ -1,14 +1,11 @@
 """Random changes to whole batches of training pixels, the same for a row wherever and whenever it is read.
 
-Each parameter is a hash of (seed, epoch, row id, operation), not a draw from a stream of random numbers: it
-does not depend on the number of ranks, the batch size, the thread or what was drawn before. The arithmetic of
-a row looks at that row only, with exact sums, so that its pixels do not depend on its batch either.
+Each parameter is a hash of (seed, epoch, row id, operation); see draws. The arithmetic of a row looks at that
+row only, with exact sums, so that its pixels do not depend on its batch either.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import math
 from dataclasses import dataclass
 
@@ -16,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dlspark.data.draws import Draws
 from dlspark.data.resized_crop import resized_crops
 
-_PAIR = 2
 _LARGE_BATCH_BYTES = 1024**2
 """From here on torch mirrors five times as fast as numpy; a copy that ingest makes is less, and does not wait
 for torch to be imported."""
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,65 +71,27 @@ def augment(
         uint8 [b, h, w, C], where h and w are H and W, or crop_size.
     """
     given = pixels
-    mixed = splitmix64(row_ids.astype(np.uint64))
-
-    def draw(operation: str) -> NDArray[np.uint64]:
-        return splitmix64(mixed ^ _key(seed, epoch, operation))
-
+    draws = Draws(row_ids, seed=seed, epoch=epoch)
     if augmentation.crop_min_area:
         size = augmentation.crop_size or pixels.shape[1]
-        pixels = resized_crops(
-            pixels, lambda name: _uniform(draw(name)), size=size, min_area=augmentation.crop_min_area
-        )
+        pixels = resized_crops(pixels, draws.uniform, size=size, min_area=augmentation.crop_min_area)
     elif augmentation.crop_padding or augmentation.crop_size:
-        pixels = _crop(pixels, draw("crop"), augmentation.crop_padding, augmentation.crop_size)
+        pixels = _crop(pixels, draws, augmentation.crop_padding, augmentation.crop_size)
     if augmentation.mirror:
         pixels = pixels.copy() if pixels is given else pixels
-        _mirror(pixels, np.flatnonzero(draw("mirror") % _PAIR))
+        _mirror(pixels, np.flatnonzero(draws.mirrored()))
     if augmentation.rotate_degrees:
-        pixels = _rotate(pixels, (2 * _uniform(draw("rotate")) - 1) * augmentation.rotate_degrees)
+        pixels = _rotate(pixels, draws.degrees(augmentation.rotate_degrees))
     if augmentation.colour:
-        strengths = [
-            1 + (2 * _uniform(draw(name)) - 1) * augmentation.colour
-            for name in ("brightness", "contrast", "saturation")
-        ]
-        pixels = _recolour(pixels, np.stack(strengths).astype(np.float32))
+        pixels = _recolour(pixels, draws.colour_factors(augmentation.colour))
     if augmentation.erase:
-        draws = [_uniform(draw(f"erase/{name}")) for name in ("chosen", "area", "aspect", "top", "left")]
-        pixels = _erase(pixels, np.stack(draws), augmentation.erase)
+        height, width = pixels.shape[1:3]
+        pixels = _erase(pixels, draws.erased_boxes(height, width, augmentation.erase))
     return pixels
 
 
-def hash_rows(row_ids: NDArray[np.int64], *, seed: int, epoch: int, operation: str) -> NDArray[np.uint64]:
-    """Return a uniform uint64 [b] for each row: splitmix64 of row id and hashed key."""
-    return splitmix64(splitmix64(row_ids.astype(np.uint64)) ^ _key(seed, epoch, operation))
-
-
-@functools.lru_cache(maxsize=64)
-def _key(seed: int, epoch: int, operation: str) -> NDArray[np.uint64]:
-    """Return a hash, uint64 [1]."""
-    text = f"{seed}/{epoch}/{operation}"
-    digest = hashlib.blake2b(text.encode(), digest_size=8, person=b"dlspark-augment").digest()
-    return np.frombuffer(digest, dtype="<u8")
-
-
-def splitmix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return splitmix64's finaliser (Steele et al. 2014) of each value: uint64, any shape."""
-    values = values + np.uint64(0x9E3779B97F4A7C15)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(values ^ (values >> np.uint64(31)))
-
-
-def _uniform(draw: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """Return float64 [b] in [0, 1)."""
-    return (draw >> np.uint64(11)) * 2.0**-53
-
-
-def _crop(
-    pixels: NDArray[np.uint8], shifts: NDArray[np.uint64], padding: int, size: int | None
-) -> NDArray[np.uint8]:
-    """Return a part of each image, at the place in its padding that `shifts`, uint64 [b], says.
+def _crop(pixels: NDArray[np.uint8], draws: Draws, padding: int, size: int | None) -> NDArray[np.uint8]:
+    """Return a part of each image, at a random place in its padding.
 
     A line of a crop is contiguous, so it is gathered as one element out of all that begin anywhere: one call
     for the batch, several times faster than a slice of each image or an index of each pixel.
@@ -144,8 +103,7 @@ def _crop(
     if padding:
         padded = np.zeros((number, outer_height, outer_width, channels), dtype=np.uint8)
         padded[:, padding : padding + height, padding : padding + width] = pixels
-    top = (shifts % np.uint64(outer_height - tall + 1)).astype(np.int64)
-    left = ((shifts >> np.uint64(32)) % np.uint64(outer_width - wide + 1)).astype(np.int64)
+    top, left = draws.crop_places(outer_height - tall + 1, outer_width - wide + 1)
     first = (np.arange(number) * outer_height + top) * outer_width + left
     starts = (first[:, np.newaxis] + np.arange(tall) * outer_width) * channels
     flat = np.ascontiguousarray(padded).reshape(-1)
@@ -190,21 +148,14 @@ def _recolour(pixels: NDArray[np.uint8], strengths: NDArray[np.float32]) -> NDAr
     values = mean + (values - mean) * contrast
     if pixels.shape[3] > 1:
         red, green, blue = np.moveaxis(values, 3, 0)
-        luma = (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue)[..., np.newaxis]
+        luma = (LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue)[..., np.newaxis]
         values = luma + (values - luma) * saturation
     changed: NDArray[np.uint8] = np.clip(np.rint(values), 0, 255).astype(np.uint8)
     return changed
 
 
-def _erase(pixels: NDArray[np.uint8], draws: NDArray[np.float64], probability: float) -> NDArray[np.uint8]:
-    height, width = pixels.shape[1:3]
+def _erase(pixels: NDArray[np.uint8], boxes: NDArray[np.int64]) -> NDArray[np.uint8]:
     erased = pixels.copy()
-    for row in np.flatnonzero(draws[0] < probability).tolist():
-        _, area, aspect, top, left = draws[:, row].tolist()
-        num_pixels = height * width * (0.02 + 0.18 * area)
-        ratio = math.exp((2 * aspect - 1) * math.log(10 / 3))
-        tall = min(max(round(math.sqrt(num_pixels * ratio)), 1), height)
-        wide = min(max(round(math.sqrt(num_pixels / ratio)), 1), width)
-        y, x = int(top * (height - tall + 1)), int(left * (width - wide + 1))
-        erased[row, y : y + tall, x : x + wide] = 0
+    for image, (top, left, tall, wide) in zip(erased, boxes.tolist(), strict=True):
+        image[top : top + tall, left : left + wide] = 0
     return erased

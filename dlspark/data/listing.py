@@ -21,7 +21,7 @@ from pyspark import RDD
 from pyspark.sql import SparkSession
 
 from dlspark.contracts import SPLITS
-from dlspark.data.augment import splitmix64
+from dlspark.data.draws import splitmix64
 from dlspark.data.layout import NUM_BUCKETS, bucket_of
 from dlspark.data.sources.folders import is_image
 from dlspark.data.sources.source import Source, SourceImage

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 from dlspark import storage
 from dlspark.contracts import Batch, Split
 from dlspark.data.augment import NO_AUGMENTATION, Augmentation, augment
+from dlspark.data.device_augment import augment_on_device
+from dlspark.data.gpu_batches import GpuBatches, hand_over
 from dlspark.data.held_rows import HeldRows, hold_rows
 from dlspark.data.kept_files import KeptFiles
 from dlspark.data.loader_memory import share_memory
@@ -30,6 +32,8 @@ from dlspark.data.plan import RankPlan, plan_epoch
 from dlspark.data.prefetch import Prefetcher
 from dlspark.data.readers import Reader, read_files
 from dlspark.errors import DatasetError
+
+_CPU = torch.device("cpu")
 
 _log = logging.getLogger(__name__)
 
@@ -50,6 +54,7 @@ def open_split(
     num_threads: int | None = None,
     memory_bytes: int = 2 * 1024**3,
     num_epochs: int = 1,
+    device: torch.device = _CPU,
 ) -> Loader:
     """Return the part of a split that one rank reads, as a `BatchSource` and context manager.
 
@@ -70,6 +75,7 @@ def open_split(
             as there is room.
         num_epochs: that will be read, one after the other: at the end of each but the last, the next begins
             to be prepared.
+        device: where the batches go; on a GPU they are changed and normalised there.
 
     Raises:
         DatasetError: the split has no rows, or with `shuffle` fewer rows than ranks, or memory_bytes is not
@@ -95,6 +101,10 @@ def open_split(
         num_ranks=num_ranks,
         shuffle=shuffle,
     )
+    gpu = None
+    if device.type == "cuda":
+        send = partial(augment_on_device, augmentation=augmentation, seed=seed)
+        gpu = GpuBatches(device, manifest.preprocessing, None if augmentation.is_identity else send)
     change = partial(augment, augmentation=augmentation, seed=seed)
     num_threads = num_threads or torch.get_num_threads()
     first = plan(epoch=0)
@@ -113,6 +123,7 @@ def open_split(
         plan=plan,
         num_steps=first.num_steps,
         change=None if augmentation.is_identity else change,
+        gpu=gpu,
         reader=reader,
         num_threads=num_threads,
         num_ahead=shares.num_ahead,
@@ -133,6 +144,7 @@ class Loader:
         plan: Callable[..., RankPlan],
         num_steps: int,
         change: Callable[..., NDArray[np.uint8]] | None,
+        gpu: GpuBatches | None,
         reader: Reader,
         num_threads: int,
         num_ahead: int,
@@ -148,6 +160,7 @@ class Loader:
             plan: gives the plan of an epoch (`epoch`) for this rank.
             num_steps: of an epoch.
             change: gives pixels their augmentation (`pixels`, `row_ids`, `epoch`); None changes nothing.
+            gpu: where batches are sent, and changed in place of `change`; None keeps them on the CPU.
             reader: see `read_files`.
             num_threads: see `open_split`.
             num_ahead: batches that are prepared ahead, > 0.
@@ -157,7 +170,7 @@ class Loader:
         self._dataset, self._manifest, self._files = dataset, manifest, files
         self._plan, self._change, self._reader = plan, change, reader
         self._num_threads, self._num_ahead, self._num_epochs = num_threads, num_ahead, num_epochs
-        self._kept = kept
+        self._kept, self._gpu = kept, gpu
         self._running: set[Prefetcher[Batch]] = set()
         self._begun: dict[int, Prefetcher[Batch]] = {}
         self.num_rows = sum(file.rows for file in files)
@@ -196,7 +209,7 @@ class Loader:
             for batch in prefetcher:
                 if batch.step == self.num_steps - 1 and epoch + 1 < self._num_epochs:
                     self._begun[epoch + 1] = self._begin(epoch + 1)
-                yield batch
+                yield hand_over(batch)
         finally:
             prefetcher.close()
             self._running.discard(prefetcher)
@@ -258,14 +271,19 @@ class Loader:
             wanted = indices[start:end]
             file.read(wanted, pixels[start:end])
             row_ids[start:end], labels[start:end] = file.row_ids[wanted], file.labels[wanted]
-        if self._change is not None:
-            pixels = self._change(pixels, row_ids, epoch=epoch)
+        if self._gpu is not None:
+            images, on_device = self._gpu.send(pixels, labels, row_ids, epoch)
+        else:
+            if self._change is not None:
+                pixels = self._change(pixels, row_ids, epoch=epoch)
+            images = normalise(torch.from_numpy(pixels), self._manifest.preprocessing)
+            on_device = torch.from_numpy(labels)
         return Batch(
             step=step,
             global_rows=int(plan.global_rows[step]),
             row_ids=row_ids,
-            images=normalise(torch.from_numpy(pixels), self._manifest.preprocessing),
-            labels=torch.from_numpy(labels),
+            images=images,
+            labels=on_device,
         )
 
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dlspark.data.augment import Augmentation, augment, hash_rows
+from dlspark.data.augment import Augmentation, augment
+from dlspark.data.draws import Draws
 
 IDS = np.arange(64, dtype=np.int64) * 977 + 2**61
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 6, 5, 3), dtype=np.uint8)
@@ -66,7 +67,7 @@ def test_an_empty_or_single_batch_keeps_its_shape(rows: int) -> None:
 
 
 def test_the_hash_is_uniform_and_never_changes() -> None:
-    values = hash_rows(np.arange(4096, dtype=np.int64), seed=0, epoch=0, operation="x")
+    values = Draws(np.arange(4096, dtype=np.int64), seed=0, epoch=0).bits("x")
     bits = np.unpackbits(values.view(np.uint8)).mean()
     assert abs(bits - 0.5) < 0.01
     assert len(np.unique(values)) == 4096
