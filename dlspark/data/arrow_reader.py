@@ -9,16 +9,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dlspark import storage
-from dlspark.data.columns import COLUMNS, FileColumns
+from dlspark.data.columns import COLUMNS, FileColumns, require_columns
 
 
 def read_with_arrow(urls: Sequence[str]) -> Generator[FileColumns, None, None]:
     """Yield the columns of each file, in the order given."""
     for url in urls:
         table = pq.ParquetFile(pa.BufferReader(storage.read_bytes(url))).read(columns=list(COLUMNS))
+        require_columns({field.name: _kind_of(field.type) for field in table.schema}, where=url)
         images = table["image"]
         yield FileColumns(
             row_ids=table["row_id"].to_numpy(),
             labels=table["label"].to_numpy().astype(np.int64),
             images=images.chunk(0) if images.num_chunks == 1 else images.combine_chunks(),
         )
+
+
+def _kind_of(found: pa.DataType) -> str:
+    if pa.types.is_integer(found):
+        return "integers"
+    return "bytes" if pa.types.is_binary(found) else str(found)

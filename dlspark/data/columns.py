@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from dlspark.errors import DatasetError
 
 COLUMNS = ("row_id", "label", "image")
 """What training reads; the keys stay in the file."""
+_KINDS = {"row_id": "integers", "label": "integers", "image": "bytes"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +29,27 @@ class FileColumns:
     """int64 [n]."""
     images: pa.Array
     """binary [n]: as stored."""
+
+
+def require_columns(found: Mapping[str, str], *, where: str) -> None:
+    """Return if a file has the columns that training reads.
+
+    Args:
+        found: kind of each column: integers, bytes, or the name of another type.
+        where: URL of the file.
+
+    Raises:
+        DatasetError: a column is missing or of another kind.
+    """
+    for name, kind in _KINDS.items():
+        if found.get(name) != kind:
+            raise DatasetError(
+                f"column {name} of a file is not what the dataset says",
+                got=found.get(name, f"no such column, but {', '.join(sorted(found))}"),
+                allowed=kind,
+                where=where,
+                fix="restore the file, or run ingest again with overwrite=true",
+            )
 
 
 def pixels_of(columns: FileColumns, image: ImageFormat, form: Storage, *, where: str) -> NDArray[np.uint8]:

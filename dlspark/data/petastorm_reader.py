@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Generator, Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from petastorm import make_batch_reader
 
 from dlspark import storage
-from dlspark.data.columns import COLUMNS, FileColumns
+from dlspark.data.columns import COLUMNS, FileColumns, require_columns
 from dlspark.data.legacy_filesystem import LegacyFileSystem
 
 
@@ -35,8 +37,10 @@ def read_with_petastorm(urls: Sequence[str]) -> Generator[FileColumns, None, Non
         filesystem=LegacyFileSystem(storage.resolve(urls[0])[0]),
     )
     try:
-        for _ in urls:
+        for url in urls:
             batch = next(reader)
+            found = {name: _kind_of(values) for name, values in batch._asdict().items()}
+            require_columns(found, where=url)
             yield FileColumns(
                 row_ids=batch.row_id,
                 labels=batch.label.astype(np.int64),
@@ -46,3 +50,10 @@ def read_with_petastorm(urls: Sequence[str]) -> Generator[FileColumns, None, Non
         # Not as a context manager: that prints to stdout, where a stage puts its result.
         reader.stop()
         reader.join()
+
+
+def _kind_of(values: NDArray[Any]) -> str:
+    if np.issubdtype(values.dtype, np.integer):
+        return "integers"
+    first = values[0] if len(values) else b""
+    return "bytes" if isinstance(first, bytes) else f"{type(first).__name__} ({values.dtype})"

@@ -175,6 +175,35 @@ def test_an_image_that_cannot_be_decoded_is_named_with_its_file_and_row(tmp_path
     assert not loader_threads()
 
 
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    ("column", "values", "told"),
+    [
+        ("label", pa.array([str(row) for row in range(250)]), "column label .*allowed: integers"),
+        ("image", pa.array([[row] for row in range(250)]), "column image .*allowed: bytes"),
+        ("row_id", None, "column row_id .*no such column.*allowed: integers"),
+    ],
+)
+def test_a_column_of_another_kind_is_named(
+    tmp_path: Path, reader: str, column: str, values: pa.Array | None, told: str
+) -> None:
+    url, manifest = write_dataset(tmp_path, "raw", side=4, num_files=4)
+    entries = []
+    for entry in manifest.splits["train"].files:
+        path = Path(url) / entry.path
+        table = pq.ParquetFile(path).read()
+        place = table.schema.get_field_index(column)
+        table = table.remove_column(place)
+        if values is not None:
+            table = table.add_column(place, column, values[: table.num_rows])
+        pq.write_table(table.replace_schema_metadata(), path)
+        entries.append(dataclasses.replace(entry, num_bytes=path.stat().st_size))
+    split = dataclasses.replace(manifest.splits["train"], files=tuple(entries))
+    changed = dataclasses.replace(manifest, splits={**manifest.splits, "train": split})
+    with opened((url, changed), reader=reader) as source, pytest.raises(DatasetError, match=told):
+        digest(source, 0)
+
+
 def _break_image(folder: Path, entry: FileEntry, *, row: int) -> FileEntry:
     """Cut an image short in its file; return the entry of a file that is like that."""
     path = folder / entry.path
