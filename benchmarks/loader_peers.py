@@ -74,7 +74,8 @@ def _cropped(preprocessing: Preprocessing, setting: str) -> Preprocessing:
     )
 
 
-def _open(dataset: Path, setting: str, reader: Reader) -> Loader:
+def open_loader(dataset: Path, setting: str, reader: Reader) -> Loader:
+    """Open a dataset as training does, on both cores."""
     return open_split(
         str(dataset),
         read_manifest(str(dataset)),
@@ -90,12 +91,12 @@ def _open(dataset: Path, setting: str, reader: Reader) -> Loader:
     )
 
 
-_open_once = functools.cache(_open)
+_open_once = functools.cache(open_loader)
 
 
 def read_first_epoch(_: None, dataset: Path, setting: str, reader: Reader, epoch: int) -> None:
     """Read an epoch of a dataset as the first of a training: every file from storage."""
-    with _open(dataset, setting, reader) as loader:
+    with open_loader(dataset, setting, reader) as loader:
         _require_all(sum(len(batch.images) for batch in loader.batches(epoch)), loader.num_rows)
 
 
