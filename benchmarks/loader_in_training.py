@@ -79,9 +79,7 @@ def say_waits(dataset: Path, folder: Path) -> None:
         names = ("step/data_wait_seconds", "step/compute_seconds", "step/communication_seconds")
         wait, compute, communication = (sum(value for _, value in curves[name][part]) for name in names)
         share = wait / (wait + compute + communication)
-        say(
-            f"mnist_cnn, epoch {epoch + 1}: {wait:.2f} s of waiting, {compute:.1f} s of computing: {share:.2%}"
-        )
+        say(f"mnist_cnn, epoch {epoch + 1}: {wait:.2f} s of waiting, {compute:.1f} of computing: {share:.2%}")
 
 
 if __name__ == "__main__":
