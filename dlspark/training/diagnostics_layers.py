@@ -21,7 +21,7 @@ from dlspark.models.layers import Maxout
 from dlspark.models.spread import SATURATION_LIMITS
 
 _RECTIFIERS = (nn.ReLU, nn.ReLU6)
-_ACTIVATIONS = (
+_ACTIVATIONS: tuple[type[nn.Module], ...] = (
     *_RECTIFIERS,
     *SATURATION_LIMITS,
     *(nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Mish, Maxout),
@@ -190,7 +190,7 @@ class UnitSums:
     def _of_layers(
         self, layers: list[ActivationLayer]
     ) -> Iterator[tuple[ActivationLayer, torch.Tensor, torch.Tensor]]:
-        parts = self.sums.split([layer.num_units for layer in layers], dim=1)
+        parts = torch.split(self.sums, [layer.num_units for layer in layers], dim=1)
         return zip(layers, self.counts[:-1], parts, strict=True)
 
 
@@ -205,7 +205,7 @@ class WeightProbe:
             if parameter.requires_grad and parameter.ndim > 1
         ]
         self._names = [name for name, _ in named]
-        self._weights = [parameter for _, parameter in named]
+        self._weights: list[torch.Tensor] = [parameter for _, parameter in named]
         self._before: list[torch.Tensor] = []
         self._gradient_norms: list[torch.Tensor] = []
 

@@ -70,7 +70,7 @@ def _parts(
     sums: torch.Tensor, num_classes: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return views of the sums: loss [1], rows in the top k [1], bias [K], confusion [K, K]."""
-    loss, top, bias, confusion = sums.split([1, 1, num_classes, num_classes**2])
+    loss, top, bias, confusion = torch.split(sums, [1, 1, num_classes, num_classes**2])
     return loss, top, bias, confusion.view(num_classes, num_classes)
 
 
