@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -28,7 +28,7 @@ from dlspark.training.advice import (
     underfitting_advice,
     update_ratio_advice,
 )
-from dlspark.training.diagnostics_layers import ActivationProbe, UnitSums, WeightProbe
+from dlspark.training.diagnostics_layers import ActivationLayer, ActivationProbe, UnitSums, WeightProbe
 from dlspark.training.step import StepResult
 
 _NUM_STEP_LOSSES = 200
@@ -76,6 +76,7 @@ class Diagnostics:
         self._device, self._options = device, options
         self._base_lr, self._min_rows = base_lr, min(_MIN_ROWS, num_rows)
         self._activations: ActivationProbe | None = None
+        self._layers: list[ActivationLayer] = []
         self._measured: UnitSums | None = None
         self._weights: dict[str, tuple[float, float]] = {}
         self._units: UnitSums | None = None
@@ -103,6 +104,7 @@ class Diagnostics:
             return
         if self._activations is None:
             self._activations = ActivationProbe(self._model, tuple(batch.images.shape[1:]), self._device)
+            self._layers = self._activations.layers
         weights = WeightProbe(self._model)
         with self._activations.watching(len(batch.labels)):
             yield weights
@@ -123,12 +125,12 @@ class Diagnostics:
             if self._options.expected_loss is not None:
                 advice = initial_loss_advice(loss, self._options.expected_loss)
                 self._note("initial_loss", advice, step)
-        if self._measured is None or self._activations is None:
+        if self._measured is None:
             return
         measured, self._measured = self._measured, None
         if result.lr >= _FULL_RATE * self._base_lr:
             self._ratios += [ratio for _, ratio in self._weights.values()]
-        spread = measured.spread(self._activations.layers)
+        spread = measured.spread(self._layers)
         self._tracker.log_metrics(
             _layer_metrics(("gradient_norm", "update_ratio"), self._weights)
             | _layer_metrics(("activation_mean", "activation_std"), spread),
@@ -174,6 +176,7 @@ class Diagnostics:
             "train_losses": list(self._train_losses),
             "val_losses": list(self._val_losses),
             "ratios": list(self._ratios),
+            "layers": [asdict(layer) for layer in self._layers],
             "units": None if units is None else {"sums": units.sums, "counts": units.counts},
         }
 
@@ -183,15 +186,16 @@ class Diagnostics:
         self._step_losses = deque(state["step_losses"], maxlen=_NUM_STEP_LOSSES)
         self._train_losses, self._val_losses = state["train_losses"], state["val_losses"]
         self._ratios = state["ratios"]
+        self._layers = [ActivationLayer(**layer) for layer in state["layers"]]
         self._units = None if state["units"] is None else UnitSums(**state["units"])
 
     def _judge_units(self, step: int) -> None:
         """Speak of the units once enough rows have passed them; fewer would make the rare ones look dead."""
         units = self._units
-        if units is None or self._activations is None or units.num_rows < self._min_rows:
+        if units is None or units.num_rows < self._min_rows:
             return
-        layers, self._units = self._activations.layers, None
-        dead, saturated = units.dead(layers), units.saturated(layers)
+        self._units = None
+        dead, saturated = units.dead(self._layers), units.saturated(self._layers)
         shares = {name: (count / of,) for name, (count, of) in dead.items()}
         ends = {name: (count / of,) for name, (count, of) in saturated.items()}
         self._tracker.log_metrics(

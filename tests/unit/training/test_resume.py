@@ -175,6 +175,9 @@ def test_stopped_and_resumed_is_bit_equal(tmp_path: Path, optimizer: str, stops:
     assert not last.result.stopped
     assert [name for _, name, _ in straight.tracker.notes] == ["initial_loss", "underfitting"]
     assert notes + last.tracker.notes == straight.tracker.notes
+    # The units are spoken of at the end, from the measured steps of all parts.
+    assert [step for step, _ in straight.tracker.metrics["layer/2/dead_share"]] == [20]
+    assert last.tracker.metrics["layer/2/dead_share"] == straight.tracker.metrics["layer/2/dead_share"]
     assert seen + last.tracker.metrics["step/loss"] == straight.tracker.metrics["step/loss"]
     assert_same(last, straight)
 
