@@ -131,6 +131,10 @@ class Tracker(Protocol):
         """Report where the run is; `fields` are shown beside the progress bar (loss, images/s)."""
         ...
 
+    def log_note(self, name: str, sentence: str, *, step: int) -> None:
+        """Record what is worth reading about the run, and warn of it; a later note of a name replaces it."""
+        ...
+
     def flush(self) -> None:
         """Make all that was recorded visible to the driver."""
         ...
@@ -184,6 +188,18 @@ class EvaluationResult:
     """Share in [0, 1]."""
     confusion: tuple[tuple[int, ...], ...]
     """[K][K] row counts: first index the true class, second the predicted one."""
+    top_k: int | None = None
+    """k of `top_k_accuracy`, in [2, K)."""
+    top_k_accuracy: float | None = None
+    """Share of rows whose class is among the k largest outputs, in [0, 1]; None where it was not counted."""
+    class_bias: tuple[float, ...] = ()
+    """[K] mean over rows of output minus target (1 for the row's class, else 0): above 0, the class is given
+    more than it is there."""
+
+    @property
+    def mean_bias_error(self) -> float:
+        """Mean over rows and outputs of output minus target, signed; 0 for softmax, which sums to 1."""
+        return sum(self.class_bias) / len(self.class_bias)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -199,7 +215,7 @@ class TrainResult:
     """Training rows of all ranks per second of training time (evaluation and start-up excluded)."""
     train_seconds: float
     validation: EvaluationResult | None
-    """Of the last epoch; None where the dataset has no val split."""
+    """Of the last epoch, with early stopping of the best; None where the dataset has no val split."""
     precision: str
     """The one that was used, fp32 or bf16."""
     device: str

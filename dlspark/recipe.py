@@ -14,7 +14,10 @@ from dlspark.contracts import Preprocessing
 from dlspark.data.manifest import Manifest
 from dlspark.errors import ConfigError, DatasetError
 from dlspark.models.build import build_model
-from dlspark.training.losses import Loss, balanced_weights, build_loss
+from dlspark.training.diagnostics import DiagnosticsOptions
+from dlspark.training.early_stopping import EarlyStopping
+from dlspark.training.losses import Loss, balanced_weights, build_loss, expected_initial_loss
+from dlspark.training.metrics import Figures, outputs_of
 from dlspark.training.optimizers import build_optimizer, momentum_schedule, scale_lr
 from dlspark.training.schedules import Schedule, build_schedule
 from dlspark.training.step import StepOptions
@@ -156,6 +159,47 @@ def loss_of(config: Config, class_rows: Sequence[int]) -> Loss:
     if weights == "balanced":
         weights = balanced_weights(class_rows)
     return build_loss(config.loss.name, class_weights=None if weights == "none" else weights, **options)
+
+
+def figures_of(config: Config, num_classes: int) -> Figures:
+    """Return what an evaluation of a run counts beside loss and confusion."""
+    top_k = config.train.top_k
+    return Figures(
+        top_k=top_k if top_k is not None and top_k < num_classes else None,
+        outputs=outputs_of(config.loss.name, config.loss.model_dump().get("outputs", "softmax")),
+    )
+
+
+def early_stopping_of(config: Config, *, has_val: bool) -> EarlyStopping | None:
+    """Return what ends a run early; None: nothing does.
+
+    Raises:
+        ConfigError: the metric is of the validation, and there is no such split.
+    """
+    keys = config.train.early_stopping
+    if keys.patience_epochs is None:
+        return None
+    if keys.metric.startswith("val_") and not has_val:
+        raise ConfigError(
+            f"early stopping follows {keys.metric}, and the dataset has no val split",
+            where="train.early_stopping.metric",
+            fix="set it to train_loss or train_accuracy, or ingest with data.val_share above 0",
+        )
+    return EarlyStopping(
+        patience_epochs=keys.patience_epochs, metric=keys.metric, min_improvement=keys.min_improvement
+    )
+
+
+def diagnostics_of(config: Config, num_classes: int) -> DiagnosticsOptions:
+    """Return what is watched in a run; class weights of any mean leave no theory of the first loss."""
+    options = config.loss.model_dump(include={"focal_gamma", "outputs", "over_outputs"})
+    known = isinstance(config.loss.class_weights, str)
+    return DiagnosticsOptions(
+        every_steps=config.diagnostics.every_steps,
+        expected_loss=expected_initial_loss(config.loss.name, num_classes=num_classes, **options)
+        if known
+        else None,
+    )
 
 
 def _momentum_of(config: Config, steps_per_epoch: int) -> Schedule | None:

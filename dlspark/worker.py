@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from dlspark import storage
 from dlspark.config import Config
 from dlspark.contracts import (
     Communicator,
@@ -32,6 +33,9 @@ from dlspark.errors import ClusterError, DatasetError
 from dlspark.recipe import (
     base_lr_of,
     build_network,
+    diagnostics_of,
+    early_stopping_of,
+    figures_of,
     optimizer_of,
     preprocessing_of,
     rows_of_a_step,
@@ -118,12 +122,16 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
                 steps_per_epoch=train.num_steps,
             ),
             average=average,
+            figures=figures_of(config, len(manifest.classes)),
+            early_stopping=early_stopping_of(config, has_val=has_val),
+            diagnostics=diagnostics_of(config, len(manifest.classes)),
+            evidence_folder=storage.join(task.run_dir, "diverged"),
         )
     checkpoint = final_checkpoint(task.run_dir)
     if is_first and fitted.stopped:
         _log.warning("told to stop (SIGTERM): the training is saved after step %d", fitted.steps)
     elif is_first:
-        description = describe(epoch=fitted.epochs, step=fitted.steps, metrics=fitted.metrics)
+        description = describe(epoch=fitted.kept_epoch, step=fitted.kept_step, metrics=fitted.metrics)
         with nullcontext() if average is None else average.swapped_in():
             save_checkpoint(checkpoint, model, description)
     return TrainResult(
@@ -164,7 +172,10 @@ def run_evaluation(task: WorkerTask, communicator: Communicator) -> EvaluationRe
         device=device,
     ) as source:
         return evaluate_model(
-            model.to(device), source, communicator, num_classes=len(manifest.classes), device=device
+            *(model.to(device), source, communicator),
+            num_classes=len(manifest.classes),
+            device=device,
+            figures=figures_of(config, len(manifest.classes)),
         )
 
 

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from dlspark.config.checkpoint_section import CheckpointConfig
 from dlspark.config.data_sections import AugmentConfig, DataConfig, ImageConfig
+from dlspark.config.diagnostics_section import DiagnosticsConfig
 from dlspark.config.loss_sections import CrossEntropyConfig, LossConfig
 from dlspark.config.model_sections import MnistCnnConfig, ModelConfig
 from dlspark.config.optimizer_sections import AdamConfig, OptimizerConfig
@@ -95,6 +96,7 @@ class Config(Section):
     augment: AugmentConfig = AugmentConfig()
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    diagnostics: DiagnosticsConfig = DiagnosticsConfig()
     cluster: ClusterConfig = ClusterConfig()
     tracking: TrackingConfig = TrackingConfig()
     predict: PredictConfig = PredictConfig()

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from dlspark.config.early_stopping_section import EarlyStoppingConfig
 from dlspark.config.section import Count, Positive, Section
 
 
@@ -23,6 +24,11 @@ class TrainConfig(Section):
     """Of the initial weights, the shuffle, the augmentation and dropout."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """auto: bf16 autocast where the hardware has it, else fp32; evaluation is always fp32."""
+
+    top_k: Annotated[int, Field(ge=2)] | None = 5
+    """A row counts in the top-k accuracy if its class is among its k largest outputs; null, or not fewer
+    than the classes: not counted."""
+    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
 
     @model_validator(mode="after")
     def _parts_have_rows(self) -> TrainConfig:

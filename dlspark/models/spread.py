@@ -14,7 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 
-_LIMITS: dict[type[nn.Module], tuple[float, float]] = {nn.Sigmoid: (0.05, 0.95), nn.Tanh: (-0.9, 0.9)}
+SATURATION_LIMITS: dict[type[nn.Module], tuple[float, float]] = {
+    nn.Sigmoid: (0.05, 0.95),
+    nn.Tanh: (-0.9, 0.9),
+}
 """Beyond these an activation is saturated: it is in the outer 5% of its range on either side."""
 
 
@@ -64,7 +67,7 @@ def measure_spread(network: nn.Module, images: torch.Tensor) -> tuple[LayerSprea
 
 def _spread(name: str, layer: nn.Module, output: torch.Tensor) -> LayerSpread:
     values = output.float()
-    limits = _LIMITS.get(type(layer))
+    limits = SATURATION_LIMITS.get(type(layer))
     return LayerSpread(
         name=name,
         kind=type(layer).__name__,

@@ -19,7 +19,14 @@ from typing import Self
 
 from dlspark import storage
 from dlspark.errors import TrackingError
-from dlspark.tracking.events import Event, MetricsEvent, ProgressEvent, decode_events, encode_events
+from dlspark.tracking.events import (
+    Event,
+    MetricsEvent,
+    ProgressEvent,
+    TagsEvent,
+    decode_events,
+    encode_events,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -90,6 +97,10 @@ def _segment_url(run_dir: str, attempt: str, sequence: int) -> str:
     return storage.join(run_dir, _FOLDER, f"{attempt}-{sequence:08d}.jsonl")
 
 
+def _note(name: str, sentence: str, step: int) -> TagsEvent:
+    return TagsEvent(time_ms=_now_ms(), values={f"dlspark.note.{name}": f"step {step}: {sentence}"})
+
+
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
@@ -101,6 +112,9 @@ class SilentTracker:
         """Do nothing."""
 
     def log_progress(self, *, step: int, num_steps: int, fields: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def log_note(self, name: str, sentence: str, *, step: int) -> None:
         """Do nothing."""
 
     def flush(self) -> None:
@@ -123,6 +137,10 @@ class MemoryTracker:
         self.events.append(
             ProgressEvent(time_ms=_now_ms(), step=step, num_steps=num_steps, fields=dict(fields))
         )
+
+    def log_note(self, name: str, sentence: str, *, step: int) -> None:
+        """Keep a sentence about the run."""
+        self.events.append(_note(name, sentence, step))
 
     def flush(self) -> None:
         """Do nothing: all is visible already."""
@@ -198,6 +216,11 @@ class JournalTracker:
         """Record how far the run is."""
         values = {name: float(value) for name, value in fields.items()}
         self.record(ProgressEvent(time_ms=_now_ms(), step=int(step), num_steps=int(num_steps), fields=values))
+
+    def log_note(self, name: str, sentence: str, *, step: int) -> None:
+        """Record a sentence about the run as its tag `dlspark.note.<name>`, and warn of it."""
+        logger.warning("step %d: %s", step, sentence)
+        self.record(_note(name, sentence, step))
 
     def record(self, event: Event) -> None:
         """Record any event."""

@@ -17,7 +17,7 @@ from torch import nn
 from dlspark.contracts import BatchSource, Communicator, EvaluationResult
 from dlspark.errors import DatasetError, ModelError
 from dlspark.training.losses import Loss, cross_entropy_sum
-from dlspark.training.metrics import confusion_counts
+from dlspark.training.metrics import Figures, bias_sums, confusion_counts, count_in_top
 
 
 def evaluate_model(
@@ -28,6 +28,7 @@ def evaluate_model(
     num_classes: int,
     device: torch.device,
     loss: Loss = cross_entropy_sum,
+    figures: Figures = Figures(),  # noqa: B008 - frozen
 ) -> EvaluationResult:
     """Evaluate a network on a split, in evaluation mode, without gradients, in fp32. A collective.
 
@@ -38,6 +39,7 @@ def evaluate_model(
         num_classes: K.
         device: where the network is.
         loss: the sum over rows.
+        figures: what else is counted.
 
     Returns:
         The same value on every rank.
@@ -47,8 +49,8 @@ def evaluate_model(
             split.
         ModelError: the loss is not finite.
     """
-    sums = torch.zeros(1 + num_classes**2, dtype=torch.float64, device=device)
-    loss_sum, confusion_sum = sums[:1], sums[1:].view(num_classes, num_classes)
+    sums = torch.zeros(2 + num_classes + num_classes**2, dtype=torch.float64, device=device)
+    loss_sum, top_sum, bias_sum, confusion_sum = _parts(sums, num_classes)
     with _evaluation_mode(model), torch.inference_mode(), torch.autocast(device.type, enabled=False):
         for batch in source.batches(epoch=0):
             if not len(batch.labels):
@@ -57,12 +59,24 @@ def evaluate_model(
             logits = model(batch.images.to(device, non_blocking=True))
             confusion_sum += confusion_counts(logits, labels, num_classes=num_classes)
             loss_sum += loss(logits, labels)
+            bias_sum += bias_sums(logits, labels, figures.outputs)
+            if figures.top_k is not None:
+                top_sum += count_in_top(logits, labels, figures.top_k)
     communicator.all_reduce_sum(sums)
-    return _summarise(sums.cpu(), num_rows=source.num_rows, num_classes=num_classes)
+    return _summarise(sums.cpu(), num_rows=source.num_rows, num_classes=num_classes, top_k=figures.top_k)
 
 
-def _summarise(sums: torch.Tensor, *, num_rows: int, num_classes: int) -> EvaluationResult:
-    confusion = sums[1:].view(num_classes, num_classes).to(torch.int64)
+def _parts(
+    sums: torch.Tensor, num_classes: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return views of the sums: loss [1], rows in the top k [1], bias [K], confusion [K, K]."""
+    loss, top, bias, confusion = torch.split(sums, [1, 1, num_classes, num_classes**2])
+    return loss, top, bias, confusion.view(num_classes, num_classes)
+
+
+def _summarise(sums: torch.Tensor, *, num_rows: int, num_classes: int, top_k: int | None) -> EvaluationResult:
+    loss_sum, top_sum, bias_sum, confusion = _parts(sums, num_classes)
+    confusion = confusion.to(torch.int64)
     counted = int(confusion.sum())
     if counted != num_rows or counted == 0:
         raise DatasetError(
@@ -71,7 +85,7 @@ def _summarise(sums: torch.Tensor, *, num_rows: int, num_classes: int) -> Evalua
             allowed=f"{num_rows} rows, each once" if num_rows else "at least 1 row",
             fix="ingest the dataset again" if num_rows else "give the split a share above 0 at ingest",
         )
-    loss = float(sums[0]) / counted
+    loss = float(loss_sum) / counted
     if not math.isfinite(loss):
         raise ModelError(
             "the loss of the evaluation is not finite",
@@ -84,6 +98,9 @@ def _summarise(sums: torch.Tensor, *, num_rows: int, num_classes: int) -> Evalua
         loss=loss,
         accuracy=int(confusion.trace()) / counted,
         confusion=tuple(tuple(row) for row in confusion.tolist()),
+        top_k=top_k,
+        top_k_accuracy=None if top_k is None else int(top_sum) / counted,
+        class_bias=tuple((bias_sum / counted).tolist()),
     )
 
 

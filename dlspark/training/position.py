@@ -6,6 +6,7 @@ The data needs nothing else to go on: the rows of step s of epoch e are the same
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -63,13 +64,12 @@ class Position:
         self.totals = EpochTotals()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return plain values; the confusion counts as a tensor, since they are many."""
+        """Return plain values and tensors."""
         totals = {name: value for name, value in asdict(self.totals).items() if name != "started"}
         state = {name: getattr(self, name) for name in ("epoch", "step", "step_of_epoch", "train_seconds")}
         state |= {"metrics": dict(self.metrics), "totals": totals, "seconds": self.totals.seconds()}
         if self.validation is not None:
-            confusion = torch.tensor(self.validation.confusion, dtype=torch.int64)
-            state["validation"] = asdict(self.validation) | {"confusion": confusion}
+            state["validation"] = validation_state(self.validation)
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -78,8 +78,19 @@ class Position:
             setattr(self, name, state[name])
         self.totals = EpochTotals(started=time.perf_counter() - state["seconds"], **state["totals"])
         validation = state.get("validation")
-        if validation is None:
-            self.validation = None
-            return
-        confusion = tuple(tuple(row) for row in validation["confusion"].tolist())
-        self.validation = EvaluationResult(**{**validation, "confusion": confusion})
+        self.validation = None if validation is None else validation_of(validation)
+
+
+def validation_state(validation: EvaluationResult) -> dict[str, Any]:
+    """Return plain values, and what has a value for each class or two as tensors."""
+    return asdict(validation) | {
+        "confusion": torch.tensor(validation.confusion, dtype=torch.int64),
+        "class_bias": torch.tensor(validation.class_bias, dtype=torch.float64),
+    }
+
+
+def validation_of(state: Mapping[str, Any]) -> EvaluationResult:
+    """Rebuild from `validation_state`."""
+    confusion = tuple(tuple(row) for row in state["confusion"].tolist())
+    bias = tuple(state["class_bias"].tolist())
+    return EvaluationResult(**{**state, "confusion": confusion, "class_bias": bias})

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dlspark.contracts import Batch, Communicator
+from dlspark.training.diagnostics_layers import WeightProbe
 from dlspark.training.gradients import GradientBuffer
 from dlspark.training.losses import Loss, cross_entropy_sum
 from dlspark.training.metrics import count_correct
@@ -54,6 +55,7 @@ def train_step(
     options: StepOptions = StepOptions(),
     average: WeightAverage | None = None,
     ask: int = 0,
+    weights: WeightProbe | None = None,
 ) -> StepResult:
     """Make one optimizer step from the rows of all ranks. A collective: one all-reduce.
 
@@ -69,6 +71,7 @@ def train_step(
         options: what else is done.
         average: takes the new weights in.
         ask: what this rank asks for after the step; the all-reduce carries it, so that all ranks agree.
+        weights: notes gradients and weights before they change; None on most steps.
     """
     device = gradients.device
     started = _now(device)
@@ -79,6 +82,8 @@ def train_step(
     computed = _now(device)
     total_loss, total_correct, asked = gradients.all_reduce_sum(communicator)
     reduced = _now(device)
+    if weights is not None:
+        weights.before_update()
     _bound_gradients(model, gradients, options)
     set_rates(optimizer, lr=lr, momentum=momentum)
     optimizer.step()

@@ -2,33 +2,37 @@
 
 Each global step, every rank sums the loss over its own rows and divides by the rows of the whole global
 batch; one all-reduce sums gradients, loss and correct rows. So unequal ranks, and ranks without rows, weigh
-what they should. Collectives of an epoch: one for each step, two for the buffers of batch normalisation (none
-without them), one for the evaluation, one for each checkpoint: the same on every rank, since what a rank asks
-for travels with the gradients. A training that goes on from a snapshot is bit for bit one that never stopped.
+what they should. Collectives of an epoch: one for each step, one more for a measured step, two for the
+buffers of batch normalisation (none without them), one for the evaluation, one for each checkpoint: the same
+on every rank, since what a rank asks for travels with the gradients. A training that goes on from a snapshot
+is bit for bit one that never stopped.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
 from dlspark.contracts import Batch, BatchSource, Communicator, EvaluationResult, Tracker
-from dlspark.errors import DatasetError, ModelError
+from dlspark.errors import DatasetError
 from dlspark.training.checkpoint_writer import Checkpoints
+from dlspark.training.diagnostics import Diagnostics, DiagnosticsOptions
+from dlspark.training.divergence import require_finite
+from dlspark.training.early_stopping import EarlyStopping
 from dlspark.training.evaluation import evaluate_model
 from dlspark.training.gradients import GradientBuffer
+from dlspark.training.metrics import Figures, class_metrics, evaluation_metrics
 from dlspark.training.plateau import PlateauSchedule
 from dlspark.training.position import Position
 from dlspark.training.precision import Precision
 from dlspark.training.replicas import average_buffers, broadcast_state
 from dlspark.training.schedules import Schedule
-from dlspark.training.step import StepOptions, StepResult, train_step
+from dlspark.training.step import StepOptions, train_step
 from dlspark.training.stopping import STOP
 from dlspark.training.training_state import Snapshot, Stateful, TrainingState
 from dlspark.training.weight_average import WeightAverage
@@ -46,9 +50,13 @@ class FitResult:
     images_per_second: float
     """Training rows of all ranks per second of `train_seconds`."""
     validation: EvaluationResult | None
-    """Of the last epoch that was done; None without a val split."""
+    """Of the kept epoch; None without a val split."""
     metrics: Mapping[str, float]
-    """Of the epoch that ended with the last step; empty within an epoch."""
+    """Of the kept epoch; empty within an epoch."""
+    kept_epoch: int
+    """The epoch, from 1, whose weights the network has: the last, or with early stopping the best."""
+    kept_step: int
+    """Optimizer steps that made these weights."""
     stopped: bool
     """It was told to stop, and has saved where it was."""
 
@@ -71,6 +79,10 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
     device: torch.device,
     options: StepOptions = StepOptions(),  # noqa: B008 - frozen
     average: WeightAverage | None = None,
+    figures: Figures = Figures(),  # noqa: B008 - frozen
+    early_stopping: EarlyStopping | None = None,
+    diagnostics: DiagnosticsOptions = DiagnosticsOptions(),  # noqa: B008 - frozen
+    evidence_folder: str | None = None,
 ) -> FitResult:
     """Train a network. A collective: all ranks call it with the same arguments but their own rows.
 
@@ -96,38 +108,65 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
         device: where the network is trained.
         options: the loss, which the evaluation has too, and what else is done in a step.
         average: of the weights of `model`; it is evaluated in their place, and the network keeps its own.
+        figures: what the evaluation counts beside loss and confusion.
+        early_stopping: ends the training, and gives network and average the weights of its best epoch; None:
+            all epochs are done, and the last weights stay.
+        diagnostics: what is watched; a measured step makes one all-reduce more.
+        evidence_folder: URL of the folder that names the rows of a step that went wrong; None: none does.
 
     Raises:
-        ModelError: the loss is not finite; every rank raises it at the same step.
+        ModelError: the loss is not finite, or weights that are to be saved are not; every rank raises it at
+            the same step.
         DatasetError: the batches are not those that the source promised.
     """
     broadcast_state(model, communicator)
     gradients = GradientBuffer(model, device)
+    watch = Diagnostics(
+        *(model, communicator, tracker, device),
+        base_lr=base_lr,
+        num_rows=train.num_rows,
+        options=diagnostics,
+    )
+    kept: dict[str, Stateful | None] = {"model": model, "average": average}
     others: dict[str, Stateful | None] = {
         "schedule": schedule if isinstance(schedule, PlateauSchedule) else None,
         "average": average,
+        "early_stopping": early_stopping,
+        "diagnostics": watch,
     }
     state = TrainingState(model, optimizer, communicator, device, others=others)
     state.restore(resume)
     at = state.position
-    while at.epoch < epochs:
+    while at.epoch < epochs and not (early_stopping is not None and early_stopping.is_over):
         model.train()
         at.begin_epoch()
         for batch, wait_seconds in _timed_batches(train, at):
-            step = train_step(
-                *(model, optimizer, gradients, communicator, batch),
-                lr=base_lr * schedule(at.step),
-                momentum=None if options.momentum is None else options.momentum(at.step),
-                precision=precision,
-                options=options,
-                average=average,
-                ask=checkpoints.ask(at.step + 1, ends_epoch=at.step_of_epoch + 1 == train.num_steps),
-            )
+            ends_epoch = at.step_of_epoch + 1 == train.num_steps
+            with watch.watching(at.step, batch) as weights:
+                step = train_step(
+                    *(model, optimizer, gradients, communicator, batch),
+                    lr=base_lr * schedule(at.step),
+                    momentum=None if options.momentum is None else options.momentum(at.step),
+                    precision=precision,
+                    options=options,
+                    average=average,
+                    ask=checkpoints.ask(at.step + 1, ends_epoch=ends_epoch),
+                    weights=weights,
+                )
             at.add(step)
-            if not math.isfinite(step.loss_sum):
-                raise _diverged(step, at, precision)
+            require_finite(
+                *(model, batch, communicator),
+                loss=step.loss_sum,
+                look_at_weights=ends_epoch or step.asked > 0,
+                step=at.step,
+                epoch=at.epoch + 1,
+                lr=step.lr,
+                precision=precision,
+                folder=evidence_folder,
+            )
             metrics = step.metrics(wait_seconds)
             tracker.log_metrics(metrics, step=at.step)
+            watch.after_step(step, step=at.step)
             shown = {"loss": metrics["step/loss"], "images/s": metrics["step/images_per_second"]}
             tracker.log_progress(step=at.step, num_steps=epochs * train.num_steps, fields=shown)
             if step.asked:
@@ -140,15 +179,34 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
         if val is not None:
             with nullcontext() if average is None else average.swapped_in():
                 validation = evaluate_model(
-                    model, val, communicator, num_classes=num_classes, device=device, loss=options.loss
+                    *(model, val, communicator),
+                    num_classes=num_classes,
+                    device=device,
+                    loss=options.loss,
+                    figures=figures,
                 )
             if isinstance(schedule, PlateauSchedule):
                 schedule.observe(validation.loss)
-            metrics |= {"val_loss": validation.loss, "val_accuracy": validation.accuracy}
+            metrics |= evaluation_metrics(validation, "val")
+            tracker.log_metrics(class_metrics(validation, "val"), step=at.step)
         at.end_epoch(seconds, metrics, validation)
         tracker.log_metrics({"epoch": float(at.epoch)} | metrics, step=at.step)
+        watch.after_epoch(metrics, step=at.step, global_rows=-(-train.num_rows // train.num_steps))
+        if early_stopping is not None:
+            early_stopping.observe(kept, epoch=at.epoch, step=at.step, metrics=metrics, validation=validation)
+            if early_stopping.is_over:
+                tracker.log_note("early_stopping", early_stopping.verdict(), step=at.step)
         _save(state, checkpoints, tracker)
-    return _result(at, train, stopped=False)
+    if early_stopping is None:
+        return _result(at, train, stopped=False)
+    early_stopping.restore(kept)
+    return replace(
+        _result(at, train, stopped=False),
+        validation=early_stopping.best_validation,
+        metrics=early_stopping.best_metrics,
+        kept_epoch=early_stopping.best_epoch,
+        kept_step=early_stopping.best_step,
+    )
 
 
 def _save(state: TrainingState, checkpoints: Checkpoints, tracker: Tracker) -> None:
@@ -168,6 +226,8 @@ def _result(at: Position, train: BatchSource, *, stopped: bool) -> FitResult:
         images_per_second=num_rows / seconds,
         validation=at.validation,
         metrics=dict(at.metrics),
+        kept_epoch=at.epoch,
+        kept_step=at.step,
         stopped=stopped,
     )
 
@@ -188,14 +248,3 @@ def _timed_batches(source: BatchSource, at: Position) -> Iterator[tuple[Batch, f
             allowed=f"{source.num_steps} steps with {source.num_rows} rows, each once",
             fix="ingest the dataset again",
         )
-
-
-def _diverged(step: StepResult, at: Position, precision: Precision) -> ModelError:
-    precise = "" if precision == "fp32" else ", or set train.precision=fp32"
-    return ModelError(
-        "the training loss is not finite",
-        got=step.loss_sum,
-        allowed="a finite number",
-        where=f"step {at.step} (epoch {at.epoch + 1}), learning rate {step.lr:g}, precision {precision}",
-        fix=f"lower optimizer.lr, or set schedule.warmup_epochs=1{precise}",
-    )

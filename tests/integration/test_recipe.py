@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,9 @@ from dlspark.cluster.communicator import LocalCommunicator
 from dlspark.config.compose import compose
 from dlspark.contracts import ImageFormat, Split, TrainResult, WorkerTask
 from dlspark.data.manifest import read_manifest
-from dlspark.errors import ConfigError
+from dlspark.errors import ConfigError, ModelError
+from dlspark.tracking.events import TagsEvent
+from dlspark.tracking.journal import metric_history, read_events
 from dlspark.training.checkpoint import load_checkpoint
 from dlspark.worker import run_evaluation, run_training
 from tests.datasets import place_files, settings_of, write_splits
@@ -89,3 +92,38 @@ def test_the_average_is_what_is_saved(dataset: Path, tmp_path: Path) -> None:
 def test_a_choice_that_the_dataset_cannot_serve_is_refused(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="got 2 weights; allowed: 3"):
         train(dataset, tmp_path, "loss.class_weights=[1,2]")
+
+
+def test_early_stopping_keeps_the_best_network_and_says_so(dataset: Path, tmp_path: Path) -> None:
+    words = (
+        "train.epochs=30",
+        "optimizer.lr=0.05",
+        "train.early_stopping.patience_epochs=2",
+        "train.top_k=2",
+    )
+    result = train(dataset, tmp_path, *words)
+    curves = metric_history(read_events(str(tmp_path)))
+    losses = [value for _, value in curves["val_loss"]]
+    assert result.epochs == len(losses) < 30
+    assert result.validation is not None
+    assert result.validation.loss == min(losses)
+    assert [value for _, value in curves["val_top2_accuracy"]][losses.index(min(losses))] == (
+        result.validation.top_k_accuracy
+    )
+    _, description = load_checkpoint(str(tmp_path / "checkpoints" / "final"))
+    assert (description.epoch, description.metrics["val_loss"]) == (
+        losses.index(min(losses)) + 1,
+        min(losses),
+    )
+    evaluated = run_evaluation(task_of(dataset, tmp_path, *words, split="val"), LocalCommunicator())
+    assert evaluated.confusion == result.validation.confusion
+    tags = [event.values for event in read_events(str(tmp_path)) if isinstance(event, TagsEvent)]
+    assert any("dlspark.note.early_stopping" in values for values in tags)
+    assert any(name.startswith("layer/") and name.endswith("/gradient_norm") for name in curves)
+
+
+def test_a_diverged_run_names_its_rows_in_the_run_directory(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not finite"):
+        train(dataset, tmp_path, "optimizer=sgd", "optimizer.lr=1e30", "train.global_batch_size=10")
+    [file] = (tmp_path / "diverged").iterdir()
+    assert len(json.loads(file.read_text())["row_ids"]) == 10

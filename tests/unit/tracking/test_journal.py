@@ -128,3 +128,15 @@ def test_the_journal_imports_no_mlflow_and_no_torch() -> None:
     code = "import sys, dlspark.tracking.journal; print([m for m in ('mlflow', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_note_is_a_tag_and_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with JournalTracker(str(tmp_path), "rank0-001") as tracker:
+        tracker.log_note("plateau", "The loss stays.", step=7)
+    [event] = read_events(str(tmp_path))
+    assert isinstance(event, TagsEvent)
+    assert event.values == {"dlspark.note.plateau": "step 7: The loss stays."}
+    assert [record.getMessage() for record in caplog.records] == ["step 7: The loss stays."]
+    memory = MemoryTracker()
+    memory.log_note("plateau", "The loss stays.", step=7)
+    assert [kept.values for kept in memory.events if isinstance(kept, TagsEvent)] == [event.values]

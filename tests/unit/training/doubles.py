@@ -110,6 +110,7 @@ class ListTracker:
         self.metrics: dict[str, list[tuple[int, float]]] = {}
         self.progress: list[tuple[int, int, dict[str, float]]] = []
         self.num_flushes = 0
+        self.notes: list[tuple[int, str, str]] = []
 
     def log_metrics(self, metrics: Mapping[str, float], *, step: int) -> None:
         for name, value in metrics.items():
@@ -117,6 +118,9 @@ class ListTracker:
 
     def log_progress(self, *, step: int, num_steps: int, fields: Mapping[str, float]) -> None:
         self.progress.append((step, num_steps, dict(fields)))
+
+    def log_note(self, name: str, sentence: str, *, step: int) -> None:
+        self.notes.append((step, name, sentence))
 
     def flush(self) -> None:
         self.num_flushes += 1

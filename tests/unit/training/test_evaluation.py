@@ -11,10 +11,12 @@ from dlspark.contracts import EvaluationResult
 from dlspark.errors import DatasetError, ModelError
 from dlspark.models.build import build_model
 from dlspark.training.evaluation import evaluate_model
+from dlspark.training.metrics import Figures
 from tests.unit.training.doubles import MemorySource, ThreadCommunicator, random_rows, run_ranks
 
 NUM_CLASSES = 4
 CPU = torch.device("cpu")
+PLAIN = Figures()
 
 
 def small_model() -> nn.Module:
@@ -25,7 +27,7 @@ def small_model() -> nn.Module:
 
 
 def evaluate(
-    num_rows: int, num_ranks: int, owners: tuple[int, ...], batch_size: int = 64
+    num_rows: int, num_ranks: int, owners: tuple[int, ...], batch_size: int = 64, figures: Figures = PLAIN
 ) -> list[EvaluationResult]:
     images, labels = random_rows(num_rows, num_classes=NUM_CLASSES)
 
@@ -34,7 +36,9 @@ def evaluate(
             images, labels, global_batch_size=batch_size, rank=communicator.rank, owners=owners
         )
         model = small_model() if num_ranks == 1 else models[communicator.rank]
-        result = evaluate_model(model, source, communicator, num_classes=NUM_CLASSES, device=CPU)
+        result = evaluate_model(
+            model, source, communicator, num_classes=NUM_CLASSES, device=CPU, figures=figures
+        )
         assert communicator.num_collectives == 1
         return result
 
@@ -59,6 +63,24 @@ def test_each_row_counts_once(num_rows: int, num_ranks: int) -> None:
     assert results[0].confusion == tuple(map(tuple, confusion.tolist()))
     assert results[0].accuracy == (predicted == labels.numpy()).mean()
     assert results[0].loss == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3])
+def test_top_k_and_bias_are_sums_over_all_ranks(num_ranks: int) -> None:
+    images, labels = random_rows(97, num_classes=NUM_CLASSES)
+    with torch.inference_mode():
+        logits = small_model().eval()(images).double()
+    ranks = logits.argsort(dim=1, descending=True)
+    expected = (ranks[:, :2] == labels[:, None]).sum().item() / 97
+    bias = (logits.softmax(1) - nn.functional.one_hot(labels, NUM_CLASSES)).mean(0)
+    results = evaluate(97, num_ranks, owners=tuple(range(num_ranks)), figures=Figures(top_k=2))
+    assert all(result == results[0] for result in results)
+    assert (results[0].top_k, results[0].top_k_accuracy) == (2, expected)
+    assert results[0].class_bias == pytest.approx(bias.tolist(), abs=1e-6)
+    assert results[0].mean_bias_error == pytest.approx(0.0, abs=1e-9)
+    [raw, *_] = evaluate(97, num_ranks, owners=tuple(range(num_ranks)), figures=Figures(outputs="raw"))
+    assert raw.mean_bias_error == pytest.approx(float(logits.mean() - 1 / NUM_CLASSES), rel=1e-5)
+    assert raw.top_k_accuracy is None
 
 
 def test_a_rank_without_rows_joins() -> None:

@@ -16,6 +16,7 @@ from dlspark.contracts import ImageFormat, Preprocessing
 from dlspark.errors import ModelError
 from dlspark.training.checkpoint import CheckpointDescription
 from dlspark.training.checkpoint_writer import CheckpointWriter, SilentCheckpoints
+from dlspark.training.diagnostics import DiagnosticsOptions
 from dlspark.training.named_optimizer import NamedOptimizer
 from dlspark.training.optimizers import build_optimizer
 from dlspark.training.plateau import PlateauSchedule
@@ -140,6 +141,7 @@ def train(
                 precision="fp32",
                 device=CPU,
                 average=WeightAverage(network, 0.9) if averages else None,
+                diagnostics=DiagnosticsOptions(every_steps=4, expected_loss=0.1),
             )
         state = NamedOptimizer(network, made).state_dict()["state"]
         return Run(network, state, tracker, result, communicator.num_collectives)
@@ -155,9 +157,10 @@ def assert_same(went_on: Run, straight: Run) -> None:
     for name, values in went_on.optimizer.items():
         for key, value in values.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(straight.optimizer[name][key])), name
-    for name in ("step/loss", "step/learning_rate", "train_loss", "train_accuracy", "val_loss"):
-        curve = went_on.tracker.metrics[name]
-        assert curve == straight.tracker.metrics[name][-len(curve) :]
+    layers = [name for name in straight.tracker.metrics if name.startswith("layer/")]
+    for name in ("step/loss", "step/learning_rate", "train_loss", "train_accuracy", "val_loss", *layers):
+        curve = went_on.tracker.metrics.get(name, [])
+        assert curve == straight.tracker.metrics[name][len(straight.tracker.metrics[name]) - len(curve) :]
     assert went_on.result.validation == straight.result.validation
     assert (went_on.result.steps, went_on.result.epochs) == (straight.result.steps, straight.result.epochs)
 
@@ -169,13 +172,20 @@ def assert_same(went_on: Run, straight: Run) -> None:
 def test_stopped_and_resumed_is_bit_equal(tmp_path: Path, optimizer: str, stops: tuple[int, ...]) -> None:
     [straight] = train(tmp_path / "straight", optimizer=optimizer)
     seen: list[tuple[int, float]] = []
+    notes: list[tuple[int, str, str]] = []
     for stop in stops:
         [part] = train(tmp_path / "parts", optimizer=optimizer, stop_after=stop)
         assert part.result.stopped
         assert part.result.steps == stop
         seen += part.tracker.metrics["step/loss"]
+        notes += part.tracker.notes
     [last] = train(tmp_path / "parts", optimizer=optimizer)
     assert not last.result.stopped
+    assert [name for _, name, _ in straight.tracker.notes] == ["initial_loss", "underfitting"]
+    assert notes + last.tracker.notes == straight.tracker.notes
+    # The units are spoken of at the end, from the measured steps of all parts.
+    assert [step for step, _ in straight.tracker.metrics["layer/2/dead_share"]] == [20]
+    assert last.tracker.metrics["layer/2/dead_share"] == straight.tracker.metrics["layer/2/dead_share"]
     assert seen + last.tracker.metrics["step/loss"] == straight.tracker.metrics["step/loss"]
     assert_same(last, straight)
 

@@ -14,6 +14,7 @@ from dlspark.config.schema import Config
 from dlspark.config.train_sections import RegularizeConfig, TrainConfig
 from dlspark.contracts import Batch
 from dlspark.recipe import rows_of_a_step, step_options_of
+from dlspark.training.checkpoint_writer import SilentCheckpoints
 from dlspark.training.gradients import GradientBuffer
 from dlspark.training.losses import build_loss
 from dlspark.training.optimizers import build_optimizer
@@ -256,6 +257,7 @@ def fit_network(num_ranks: int = 1, **named: Any) -> tuple[nn.Module, ListTracke
             MemorySource(IMAGES, LABELS, **part),
             communicator,
             tracker if rank == 0 else ListTracker(),
+            SilentCheckpoints(lambda: False),
             epochs=4,
             num_classes=NUM_CLASSES,
             base_lr=0.1,

@@ -34,7 +34,15 @@ STEP_METRICS = {
     "step/compute_seconds",
     "step/communication_seconds",
 }
-EPOCH_METRICS = {"epoch", "images_per_second", "train_loss", "train_accuracy", "val_loss", "val_accuracy"}
+EPOCH_METRICS = {
+    *("epoch", "images_per_second", "train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+    *("val_macro_recall", "val_macro_precision", "val_macro_f1", "val_mean_bias_error"),
+    *(
+        f"val_class/{label:02d}/{figure}"
+        for label in range(NUM_CLASSES)
+        for figure in ("recall", "precision", "f1")
+    ),
+}
 
 
 @dataclasses.dataclass
