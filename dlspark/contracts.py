@@ -85,6 +85,8 @@ class Batch:
     """float32 [b, C, H, W], normalised (and augmented, in training), on the device of the training."""
     labels: torch.Tensor
     """int64 [b], in [0, K)."""
+    copy_seconds: float = 0.0
+    """That its way to a GPU took, the changes there included, in the thread that made it; 0 on the CPU."""
 
 
 class BatchSource(Protocol):

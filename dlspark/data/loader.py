@@ -271,8 +271,9 @@ class Loader:
             wanted = indices[start:end]
             file.read(wanted, pixels[start:end])
             row_ids[start:end], labels[start:end] = file.row_ids[wanted], file.labels[wanted]
+        copy_seconds = 0.0
         if self._gpu is not None:
-            images, on_device = self._gpu.send(pixels, labels, row_ids, epoch)
+            images, on_device, copy_seconds = self._gpu.send(pixels, labels, row_ids, epoch)
         else:
             if self._change is not None:
                 pixels = self._change(pixels, row_ids, epoch=epoch)
@@ -284,6 +285,7 @@ class Loader:
             row_ids=row_ids,
             images=images,
             labels=on_device,
+            copy_seconds=copy_seconds,
         )
 
 

@@ -101,6 +101,7 @@ def train_step(
         asked=asked,
         compute_seconds=(computed - started) + (stepped - reduced),
         communication_seconds=reduced - computed,
+        copy_seconds=batch.copy_seconds,
     )
 
 
@@ -121,6 +122,8 @@ class StepResult:
     """Forward, backward and the optimizer."""
     communication_seconds: float
     """Of the all-reduce, with the wait for the slowest rank."""
+    copy_seconds: float
+    """Of the batch's way to a GPU, beside the training of others; see Batch."""
 
     def metrics(self, wait_seconds: float) -> dict[str, float]:
         """Return the metrics of the step, given the seconds that its batch was waited for."""
@@ -131,6 +134,7 @@ class StepResult:
             "step/learning_rate": self.lr,
             "step/images_per_second": self.global_rows / seconds,
             "step/data_wait_seconds": wait_seconds,
+            "step/copy_seconds": self.copy_seconds,
             "step/compute_seconds": self.compute_seconds,
             "step/communication_seconds": self.communication_seconds,
         }

@@ -62,7 +62,7 @@ def test_everything_is_in_one_finished_run(laptop: Results, client: MlflowClient
 
 def test_metrics_per_step_and_per_epoch(laptop: Results, client: MlflowClient) -> None:
     run_id, steps = laptop["train"]["run_id"], laptop["train"]["steps"]
-    shares = ("data_wait_seconds", "compute_seconds", "communication_seconds")
+    shares = ("data_wait_seconds", "copy_seconds", "compute_seconds", "communication_seconds")
     for name in ("loss", "accuracy", "learning_rate", "images_per_second", *shares):
         history = client.get_metric_history(run_id, f"step/{name}")
         assert [metric.step for metric in history] == list(range(1, steps + 1)), name

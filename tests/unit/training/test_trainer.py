@@ -31,6 +31,7 @@ STEP_METRICS = {
     "step/learning_rate",
     "step/images_per_second",
     "step/data_wait_seconds",
+    "step/copy_seconds",
     "step/compute_seconds",
     "step/communication_seconds",
 }
