@@ -25,7 +25,7 @@ from dlspark.help import STAGES, data_help, general_help, stage_help
 
 _OPTIONS = ("--help", "-h", "--version", "--debug")
 _NEEDS_SPARK = ("ingest", "predict", "full")
-_NEEDS_SPARK_FOR_HOROVOD = ("train", "evaluate")
+_LAUNCHES_WORKERS = ("train", "evaluate", "full")
 _EXIT_UNEXPECTED, _EXIT_USER, _EXIT_INTERRUPTED = 1, 2, 130
 _QUIET = ("py4j", "alembic", "mlflow", "petastorm", "git", "urllib3", "matplotlib", "PIL", "fsspec")
 
@@ -77,13 +77,15 @@ def run_stage(stage: str, config: Config, spark: Any = None) -> Any:
         DlsparkError: whatever the stage raises.
     """
     _require_stage(stage)
-    needs_horovod = stage in (*_NEEDS_SPARK_FOR_HOROVOD, "full") and config.cluster.backend == "horovod"
-    if needs_horovod:
-        from dlspark.cluster.preflight import require_horovod
+    launches_workers = stage in _LAUNCHES_WORKERS
+    if launches_workers:
+        from pipelines.stage import with_backend
 
-        require_horovod()
+        # What is missing is said before Spark starts.
+        config = with_backend(config)
+    needs_spark = stage in _NEEDS_SPARK or (launches_workers and config.cluster.backend != "local")
     pipeline = import_module(f"pipelines.{stage.replace('-', '_')}")
-    if spark is not None or not (stage in _NEEDS_SPARK or needs_horovod):
+    if spark is not None or not needs_spark:
         return pipeline.run(config, spark)
     from dlspark.cluster.session import spark_session
 

@@ -112,6 +112,8 @@ class Communicator(Protocol):
     local_size: int
     """Ranks on the same host."""
     host: str
+    gpus: tuple[str, ...]
+    """Addresses of the GPUs that Spark gave to this rank's task; empty where it assigns none."""
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Replace `tensor` (contiguous; float32, float64, int64) by its sum over ranks; return it."""

@@ -81,5 +81,9 @@ class WorkerFailedError(DlsparkError):
     """A rank of a distributed job failed; the message names rank, host and the rank's own error."""
 
 
+class LostWorkerError(WorkerFailedError):
+    """A rank went away without an error of its own: it was killed or crashed, or its host is gone."""
+
+
 class TrackingError(DlsparkError):
     """The MLflow server cannot be reached or refuses what it is asked."""

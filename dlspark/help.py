@@ -100,7 +100,7 @@ keys that matter
   source dataset run_dir overwrite            where things are
   model loss optimizer schedule augment       choices, each a file of conf/: model=lenet5
   train.epochs train.global_batch_size train.seed optimizer.lr
-  cluster.backend (horovod, local)  cluster.workers  cluster.master
+  cluster.backend (horovod, torch, local, auto)  cluster.workers  cluster.master
   tracking.uri tracking.experiment
   experiment                                  a whole recipe: {", ".join(list_choices("experiment"))}
 

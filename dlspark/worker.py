@@ -7,6 +7,7 @@ WorkerTask of plain values. The same code runs under Horovod, and in one local p
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 
 from dlspark import storage
+from dlspark.cluster.devices import choose_device, require_own_device
 from dlspark.config import Config
 from dlspark.contracts import (
     Communicator,
@@ -29,7 +31,7 @@ from dlspark.contracts import (
 from dlspark.data.augment import Augmentation
 from dlspark.data.loader import Loader, open_split
 from dlspark.data.manifest import Manifest, read_manifest
-from dlspark.errors import ClusterError, DatasetError
+from dlspark.errors import DatasetError
 from dlspark.recipe import (
     base_lr_of,
     build_network,
@@ -209,18 +211,20 @@ def _read_the_same_dataset(task: WorkerTask) -> Manifest:
 
 
 def _device_of(communicator: Communicator) -> torch.device:
+    """Return the device of this rank, and make sure that it is its own; a collective of all ranks."""
     if not torch.cuda.is_available():
+        require_own_device(None, communicator)
         return torch.device("cpu")
-    num_devices = torch.cuda.device_count()
-    if communicator.local_rank >= num_devices:
-        raise ClusterError(
-            "more ranks on one host than GPUs",
-            got=f"local rank {communicator.local_rank} of {communicator.local_size}",
-            allowed=f"{num_devices} ranks",
-            where=communicator.host,
-            fix="lower cluster.workers, or hide the GPUs with CUDA_VISIBLE_DEVICES=''",
-        )
-    return torch.device("cuda", communicator.local_rank)
+    index = choose_device(
+        communicator.gpus,
+        local_rank=communicator.local_rank,
+        num_devices=torch.cuda.device_count(),
+        visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+    )
+    require_own_device(str(torch.cuda.get_device_properties(index).uuid), communicator)
+    # Where a library asks for "the GPU" without a number, it gets this one.
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def _build_initial_model(config: Config, manifest: Manifest, communicator: Communicator) -> nn.Module:

@@ -115,7 +115,7 @@ def _check_horovod(config: Config) -> Check:
 def _check_spark(config: Config, spark: SparkSession) -> Iterator[Check]:
     context = spark.sparkContext
     yield Check(name="spark", state="ok", found=f"{context.version} on {context.master}")
-    num_workers = config.cluster.workers if config.cluster.backend == "horovod" else 1
+    num_workers = 1 if config.cluster.backend == "local" else config.cluster.workers
     slots = _try(
         f"slots for {num_workers}",
         lambda: str(require_slots(spark, num_workers, config.cluster.slots_timeout_seconds)),

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from dlspark import storage
+from dlspark.cluster.backends import choose_backend
 from dlspark.cluster.launch import launch
 from dlspark.config import Config
 from dlspark.contracts import EvaluationResult, Split, WorkerTask
@@ -16,7 +17,7 @@ from dlspark.training.checkpoint import read_description
 from dlspark.training.snapshots import final_checkpoint
 from dlspark.worker import run_evaluation
 from pipelines.run_directory import RunDescription, read_run_description
-from pipelines.stage import required
+from pipelines.stage import required, with_backend
 from pipelines.train import require_workers
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def run(config: Config, spark: SparkSession | None) -> EvaluateStageResult:
     Raises:
         DlsparkError: there is no run, no complete checkpoint, another dataset, an empty split, too few slots.
     """
+    config = with_backend(config)
     run_dir = storage.absolute(required(config.run_dir, "run_dir", "evaluate"))
     described = read_run_description(run_dir)
     dataset = storage.absolute(config.dataset or described.dataset)
@@ -75,7 +77,7 @@ def run(config: Config, spark: SparkSession | None) -> EvaluateStageResult:
     result: EvaluationResult = launch(
         run_evaluation,
         task,
-        backend=config.cluster.backend,
+        backend=choose_backend(config.cluster.backend),
         num_workers=config.cluster.workers,
         spark=spark,
         start_timeout_seconds=config.cluster.start_timeout_seconds,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dlspark.cluster.backends import choose_backend
+from dlspark.config import Config
 from dlspark.errors import ConfigError
 
 
@@ -16,3 +18,13 @@ def required(value: str | None, key: str, stage: str) -> str:
             f"`{stage}` needs {key}", got="nothing", where="the command line", fix=f"add {key}=..."
         )
     return value
+
+
+def with_backend(config: Config) -> Config:
+    """Return the configuration with the backend that its workers use: cluster.backend=auto is decided here.
+
+    Raises:
+        ClusterError: Horovod was asked for and is not usable.
+    """
+    backend = choose_backend(config.cluster.backend)
+    return config.model_copy(update={"cluster": config.cluster.model_copy(update={"backend": backend})})

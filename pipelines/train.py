@@ -10,13 +10,15 @@ import logging
 import signal
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dlspark import storage
+from dlspark.cluster.backends import choose_backend
 from dlspark.cluster.launch import launch
-from dlspark.cluster.preflight import require_horovod, require_slots
+from dlspark.cluster.preflight import require_slots
 from dlspark.config import Config
 from dlspark.contracts import TrainResult, WorkerTask
 from dlspark.data.manifest import Manifest, read_manifest
@@ -27,6 +29,7 @@ from dlspark.tracking.facts import DatasetFacts, dataset_name
 from dlspark.tracking.follow import follow_progress
 from dlspark.tracking.run import TrackedRun, continue_run, require_reachable, start_run
 from dlspark.worker import run_training
+from pipelines.restart import train_with_restarts
 from pipelines.resume import require_same_training, resumed
 from pipelines.run_directory import (
     RunDescription,
@@ -40,7 +43,7 @@ from pipelines.run_directory import (
 )
 from pipelines.run_model import first_image, log_run_model
 from pipelines.run_pictures import log_dataset, log_pictures
-from pipelines.stage import required
+from pipelines.stage import required, with_backend
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -91,7 +94,7 @@ def run(config: Config, spark: SparkSession | None) -> TrainStageResult:
     dataset = storage.absolute(required(config.dataset, "dataset", "train"))
     manifest = read_manifest(dataset)
     run_dir = storage.absolute(config.run_dir) if config.run_dir else new_run_dir()
-    config = config.model_copy(update={"dataset": dataset, "run_dir": run_dir})
+    config = with_backend(config.model_copy(update={"dataset": dataset, "run_dir": run_dir}))
     earlier = find_run(run_dir, overwrite=config.overwrite, resume=config.resume)
     if earlier is not None:
         require_same_training(config, run_dir, manifest.fingerprint, earlier)
@@ -114,7 +117,9 @@ def run(config: Config, spark: SparkSession | None) -> TrainStageResult:
         write_run_description(run_dir, _describe(tracked, task))
         log_dataset(config, manifest, run_dir, tracked)
         with show_progress("train", "steps") as progress, follow_progress(run_dir, progress):
-            result = _launch(config, task, spark)
+            result = train_with_restarts(
+                partial(_launch, config, spark), task, config.cluster, spark, tracked
+            )
         if result.stopped:
             _log.warning("the run was told to stop and is saved: the same command goes on with it")
             raise SystemExit(128 + signal.SIGTERM)
@@ -175,12 +180,12 @@ def require_workers(config: Config, spark: SparkSession | None) -> None:
     Raises:
         ClusterError: Horovod, the Spark session or task slots are missing.
     """
-    if config.cluster.backend == "local":
+    backend = choose_backend(config.cluster.backend)
+    if backend == "local":
         return
-    require_horovod()
     if spark is None:
         raise ClusterError(
-            "cluster.backend=horovod needs a Spark session and there is none",
+            f"cluster.backend={backend} needs a Spark session and there is none",
             fix="pass the session, or train in one process with cluster.backend=local",
         )
     require_slots(spark, config.cluster.workers, config.cluster.slots_timeout_seconds)
@@ -243,13 +248,13 @@ def _describe(tracked: TrackedRun, task: WorkerTask) -> RunDescription:
     )
 
 
-def _launch(config: Config, task: WorkerTask, spark: SparkSession | None) -> TrainResult:
+def _launch(config: Config, spark: SparkSession | None, task: WorkerTask, num_workers: int) -> TrainResult:
     """Return rank 0's result; the others say the same."""
     results = launch(
         run_training,
         task,
-        backend=config.cluster.backend,
-        num_workers=config.cluster.workers,
+        backend=choose_backend(config.cluster.backend),
+        num_workers=num_workers,
         spark=spark,
         start_timeout_seconds=config.cluster.start_timeout_seconds,
         threads_per_worker=config.cluster.threads_per_worker,

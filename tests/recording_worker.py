@@ -114,3 +114,12 @@ def _train_until(task: WorkerTask, communicator: Communicator, end: Callable[[],
 
     with patch.object(worker, "open_split", ending_open):
         return worker.run_training(task, communicator)
+
+
+def die_once_in_the_second_epoch(task: WorkerTask, communicator: Communicator) -> Any:
+    """Train; in the first attempt the last rank is killed in the middle of the second epoch."""
+    if task.attempt == 1:
+        return _train_until(task, communicator, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    from dlspark import worker
+
+    return worker.run_training(task, communicator)

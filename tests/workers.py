@@ -66,3 +66,17 @@ def die_on_rank_one(task: WorkerTask, communicator: Communicator) -> None:
 def raise_here(task: WorkerTask, communicator: Communicator) -> None:
     """Fail on the only rank."""
     raise ValueError(f"boom on rank {communicator.rank}")
+
+
+def kill_the_parent_on_rank_one(task: WorkerTask, communicator: Communicator) -> None:
+    """End the task of one rank, as when its executor is lost; leave a file for each start."""
+    from pathlib import Path
+
+    import torch
+
+    Path(task.run_dir, f"started-{communicator.rank}-{os.getpid()}").touch()
+    communicator.all_reduce_sum(torch.zeros(3))
+    if communicator.rank == 1:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(600)
+    communicator.all_reduce_sum(torch.zeros(3))

@@ -16,6 +16,7 @@ class LocalCommunicator:
     size = 1
     local_rank = 0
     local_size = 1
+    gpus: tuple[str, ...] = ()
 
     def __init__(self) -> None:
         self.host = socket.gethostname()

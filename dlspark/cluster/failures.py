@@ -15,12 +15,15 @@ import time
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dlspark import storage
-from dlspark.errors import WorkerFailedError
+from dlspark.errors import LostWorkerError, WorkerFailedError
 
 _SIGNAL_BASE = 128
 """A shell reports a process that signal n ended as 128 + n."""
+_LOST_PEER = ("HorovodInternalError", "PeerLostError")
+"""What a collective raises, on the two backends, when another rank has left the job."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,6 +45,8 @@ class FailureRecord:
     """It only says that another rank has left the job, or that this one was told to end."""
     fix: str | None = None
     """What to do about it, where that is known."""
+    output: tuple[str, ...] = ()
+    """The last lines that the rank wrote, where its end is all that is known."""
 
 
 def record_failure(error: BaseException, *, rank: int, num_ranks: int, host: str) -> FailureRecord:
@@ -55,11 +60,19 @@ def record_failure(error: BaseException, *, rank: int, num_ranks: int, host: str
         notes=tuple(getattr(error, "__notes__", ())),
         traceback="".join(traceback.format_exception(error)),
         unix_seconds=time.time(),
-        is_secondary=type(error).__name__ == "HorovodInternalError",
+        is_secondary=type(error).__name__ in _LOST_PEER,
     )
 
 
-def record_end(exit_code: int, *, rank: int, num_ranks: int, host: str, told_to_end: bool) -> FailureRecord:
+def record_end(
+    exit_code: int,
+    *,
+    rank: int,
+    num_ranks: int,
+    host: str,
+    told_to_end: bool,
+    output: Sequence[str] = (),
+) -> FailureRecord:
     """Describe the end of a rank's process that raised nothing, on the rank's host.
 
     Args:
@@ -68,6 +81,7 @@ def record_end(exit_code: int, *, rank: int, num_ranks: int, host: str, told_to_
         num_ranks: ranks of the job.
         host: where it ran.
         told_to_end: the job was being ended already.
+        output: the last lines that it wrote.
     """
     kind, message, fix = _describe_end(exit_code)
     return FailureRecord(
@@ -81,6 +95,7 @@ def record_end(exit_code: int, *, rank: int, num_ranks: int, host: str, told_to_
         unix_seconds=time.time(),
         is_secondary=told_to_end,
         fix=fix,
+        output=tuple(output),
     )
 
 
@@ -128,8 +143,12 @@ def read_failures(folder: str) -> list[FailureRecord]:
     """Return the records of a launch, earliest first; none if the folder is not there."""
     names = [name for name in storage.list_names(folder) if name.startswith("rank-")]
     values = [storage.read_json(storage.join(folder, name)) for name in names]
-    records = [FailureRecord(**{**value, "notes": tuple(value["notes"])}) for value in values]
+    records = [_from_json(value) for value in values]
     return sorted(records, key=lambda record: record.unix_seconds)
+
+
+def _from_json(value: dict[str, Any]) -> FailureRecord:
+    return FailureRecord(**{**value, "notes": tuple(value["notes"]), "output": tuple(value["output"])})
 
 
 def find_cause(records: Sequence[FailureRecord]) -> FailureRecord | None:
@@ -153,13 +172,41 @@ def recorded_error(
     more = "" if not num_others else f"; {num_others} other rank{'s' * (num_others > 1)} ended because of it"
     who = f"rank {cause.rank} of {cause.num_ranks} on host {cause.host}"
     what = f"{who} failed: {cause.type}: {lines[0].rstrip('.')}{notes}{more}"
-    error = WorkerFailedError(what, where=where, fix=cause.fix)
+    # A rank that left no error of its own was killed, or crashed, or lost its connection.
+    is_lost = not cause.traceback or cause.is_secondary
+    error = (LostWorkerError if is_lost else WorkerFailedError)(what, where=where, fix=cause.fix)
     if cause.traceback:
         return _with_details(error, f"Traceback of {who}:", cause.traceback)
-    return _with_details(error, "Last lines of the ranks:", *output)
+    return _with_details(error, "Last lines of the ranks:", *(cause.output or output))
 
 
-def lost_error(*, rank: int, num_ranks: int, host: str, output: Sequence[str]) -> WorkerFailedError:
+def explain_failure(
+    num_ranks: int, folder: str, output: Sequence[str], *, has_lost_rank: bool
+) -> WorkerFailedError | None:
+    """Return the error of a launch that failed, from the records of its ranks; None if they say nothing.
+
+    Args:
+        num_ranks: ranks of the job.
+        folder: of the records.
+        output: the last lines that the ranks wrote.
+        has_lost_rank: a rank is known to have gone; it is the first that left no record.
+    """
+    records = read_failures(folder)
+    # If every rank was told to end, as when the Spark job is cancelled, the first to go says so.
+    cause = find_cause(records) or (records[0] if len(records) == num_ranks else None)
+    if cause is not None:
+        return recorded_error(cause, num_others=len(records) - 1, where=folder, output=output)
+    if not has_lost_rank:
+        return None
+    left_a_record = {record.rank for record in records}
+    rank, *others = (rank for rank in range(num_ranks) if rank not in left_a_record)
+    host = read_hosts(folder, num_ranks)[rank]
+    return lost_error(rank=rank, num_ranks=num_ranks, host=host, output=output, others=others)
+
+
+def lost_error(
+    *, rank: int, num_ranks: int, host: str, output: Sequence[str], others: Sequence[int] = ()
+) -> WorkerFailedError:
     """Return the driver's error for a rank that went away with the process that watched it.
 
     Args:
@@ -167,9 +214,11 @@ def lost_error(*, rank: int, num_ranks: int, host: str, output: Sequence[str]) -
         num_ranks: ranks of the job.
         host: where it ran.
         output: the last lines that the ranks wrote.
+        others: ranks that left no word either, as when a host went with several.
     """
-    error = WorkerFailedError(
-        f"rank {rank} of {num_ranks} on host {host} failed: its executor was lost",
+    more = f"; no word either from rank {', '.join(map(str, others))}" if others else ""
+    error = LostWorkerError(
+        f"rank {rank} of {num_ranks} on host {host} failed: its executor was lost{more}",
         fix="look into the log of the executor, which may have passed its memory limit",
     )
     return _with_details(error, "Last lines of the ranks:", *output)

@@ -27,6 +27,7 @@ class HorovodCommunicator:
     local_rank: int
     local_size: int
     host: str
+    gpus: tuple[str, ...]
 
     def __init__(self) -> None:
         self._horovod: Any = None
@@ -34,12 +35,14 @@ class HorovodCommunicator:
     def __enter__(self) -> Self:
         """Join the job: a collective of all ranks, over Gloo."""
         import horovod.torch as hvd
+        from horovod.spark.task import get_available_devices
 
         hvd.init()
         self._horovod = hvd
         self.rank, self.size = hvd.rank(), hvd.size()
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
         self.host = socket.gethostname()
+        self.gpus = tuple(get_available_devices())
         return self
 
     def __exit__(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from dlspark.cluster.failures import find_cause, lost_error, read_failures, read_hosts, recorded_error
+from dlspark.cluster.failures import explain_failure, read_failures
 from dlspark.contracts import WorkerFunction, WorkerTask
 from dlspark.errors import ClusterError, DlsparkError
 
@@ -115,9 +115,9 @@ def _rank_entry(spark: SparkSession, call: bytes, failures: str, threads: int | 
         # folder, in local mode in the driver's.
         found = [Path(root, name) for root in (Path.cwd(), folder) for name in names]
         sys.path[1:1] = [str(path) for path in found if path.exists()]
-        from dlspark.cluster.rank import run_rank
+        from dlspark.cluster.rank import run_horovod_rank
 
-        return run_rank(call, failures, threads)
+        return run_horovod_rank(call, failures, threads)
 
     return enter
 
@@ -125,18 +125,17 @@ def _rank_entry(spark: SparkSession, call: bytes, failures: str, threads: int | 
 def _explain(
     error: Exception, num_ranks: int, failures: str, output: Sequence[str], thread_errors: Sequence[str]
 ) -> DlsparkError:
-    records = read_failures(failures)
-    # If every rank was told to end, as when the Spark job is cancelled, the first to go says so.
-    cause = find_cause(records) or (records[0] if len(records) == num_ranks else None)
-    if cause is not None:
-        return recorded_error(cause, num_others=len(records) - 1, where=failures, output=output)
-    if re.search(r"Process name: \d+\s+Exit code: \S+", str(error)):
-        # Horovod names the rank whose end it saw first, which may be one that failed because of another.
-        left_a_record = {record.rank for record in records}
-        rank = next(rank for rank in range(num_ranks) if rank not in left_a_record)
-        host = read_hosts(failures, num_ranks)[rank]
-        return lost_error(rank=rank, num_ranks=num_ranks, host=host, output=output)
+    # Horovod names the rank whose end it saw first, which may be one that failed because of another.
+    has_lost_rank = re.search(r"Process name: \d+\s+Exit code: \S+", str(error)) is not None
+    failed = explain_failure(num_ranks, failures, output, has_lost_rank=has_lost_rank)
+    if failed is not None:
+        return failed
     reason = thread_errors[0] if thread_errors else str(error)
+    return spark_job_error(reason)
+
+
+def spark_job_error(reason: str) -> ClusterError:
+    """Return the error for a Spark job that failed before its ranks ran; Spark's report is its note."""
     failed = ClusterError(
         "the Spark job of the training failed",
         got=_last_python_line(reason),

@@ -1,7 +1,7 @@
 """Run one function on N ranks and give back what they return, or one error that names rank, host and cause.
 
-Two backends: `local` is this process with a communicator of one; `horovod` is `horovod.spark.run`, which
-starts one process in each of N Spark tasks and connects them over Gloo. Around it comes what it lacks: slots
+Three backends: `local` is this process with a communicator of one; `horovod` is `horovod.spark.run`, and
+`torch` a barrier stage with torch.distributed: both start one process in each of N Spark tasks. On all, slots
 are checked first, a failing rank ends the job and is named, Ctrl-C works, and nothing reaches stdout.
 """
 
@@ -13,13 +13,15 @@ import socket
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from dlspark import storage
+from dlspark.cluster.backends import Backend, choose_backend
 from dlspark.cluster.communicator import LocalCommunicator
 from dlspark.cluster.failures import record_failure, recorded_error
 from dlspark.cluster.horovod_job import run_horovod_job
-from dlspark.cluster.preflight import require_horovod, require_slots
+from dlspark.cluster.preflight import require_slots
+from dlspark.cluster.torch_job import run_torch_job
 from dlspark.contracts import WorkerFunction, WorkerTask
 from dlspark.errors import ClusterError
 
@@ -33,7 +35,7 @@ def launch(
     function: WorkerFunction,
     task: WorkerTask,
     *,
-    backend: Literal["horovod", "local"],
+    backend: Backend,
     num_workers: int,
     spark: SparkSession | None,
     start_timeout_seconds: float,
@@ -45,9 +47,9 @@ def launch(
     Args:
         function: a top-level function, importable where the ranks run.
         task: what it works on; failures of ranks are recorded below its `run_dir`.
-        backend: horovod (processes on the executors of `spark`) or local (this process).
+        backend: horovod or torch (processes on the executors of `spark`), or local (this process).
         num_workers: ranks; 1 with backend local.
-        spark: the session that horovod uses; None with backend local.
+        spark: the session that horovod and torch use; None with backend local.
         start_timeout_seconds: how long the ranks may take to find each other.
         threads_per_worker: torch threads of a rank; None shares the cores of a host among its ranks.
         slots_timeout_seconds: how long to wait for free task slots, at most 25 s.
@@ -61,12 +63,15 @@ def launch(
             raise ClusterError("the local backend is one process", got=f"{num_workers} workers", allowed="1")
         return [_run_here(function, task, threads_per_worker)]
     if spark is None:
-        raise ClusterError("cluster.backend=horovod needs a Spark session", fix="set cluster.backend=local")
-    require_horovod()
+        raise ClusterError(
+            f"cluster.backend={backend} needs a Spark session", fix="set cluster.backend=local"
+        )
+    choose_backend(backend)
     require_slots(spark, num_workers, slots_timeout_seconds)
     attempt = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     _log.debug("launching %d ranks, attempt %s", num_workers, attempt)
-    return run_horovod_job(
+    run_job = run_horovod_job if backend == "horovod" else run_torch_job
+    return run_job(
         function,
         task,
         num_ranks=num_workers,

@@ -28,7 +28,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 _LONGEST_WAIT_SECONDS = 25.0
 _OLDEST_JAVA = 17
 _JAVA_FIX = "install Java 17 (Debian: apt-get install openjdk-17-jre-headless), or set JAVA_HOME to one"
-_HOROVOD_FIX = "run `make setup`, which builds it for this torch, or train with cluster.backend=local"
+_HOROVOD_FIX = "run `make setup`, which builds it for this torch, or set cluster.backend=torch"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +72,10 @@ def require_horovod() -> str:
     Raises:
         ClusterError: Horovod is missing, was built without PyTorch or Gloo, or for another torch.
     """
-    spec = find_spec("horovod")
+    try:
+        spec = find_spec("horovod")
+    except (ImportError, ValueError):
+        spec = None
     if spec is None or spec.origin is None:
         raise ClusterError("cluster.backend=horovod needs Horovod, which is not installed", fix=_HOROVOD_FIX)
     if not list(Path(spec.origin).parent.glob("torch/mpi_lib_v2*")):
@@ -126,7 +129,7 @@ def require_slots(spark: SparkSession, num_workers: int, timeout_seconds: float)
 def _refuse_dynamic_allocation(spark: SparkSession, num_workers: int) -> None:
     if spark.sparkContext.getConf().get("spark.dynamicAllocation.enabled", "false") == "true":
         raise ClusterError(
-            "Horovod needs its executors to stay, and Spark may take them away",
+            "a training needs its executors to stay, and Spark may take them away",
             got="spark.dynamicAllocation.enabled=true",
             allowed="false",
             where="the Spark configuration",

@@ -55,10 +55,14 @@ def run_supervised(function: Callable[[], bytes], ended: Callable[[int, bool], N
         signal.signal(signal.SIGTERM, before)
     if result is not None and process.exitcode == 0:
         return result
-    code = process.exitcode or 0
-    code = code if code >= 0 else 128 - code
+    code = as_shell_code(process.exitcode or 0)
     ended(code, told_to_end)
     sys.exit(code or 1)
+
+
+def as_shell_code(code: int) -> int:
+    """Return an exit code as a shell reports it: 128 + n where Python says -n, ended by signal n."""
+    return code if code >= 0 else 128 - code
 
 
 def _receive(receiver: Connection) -> bytes | None:
@@ -71,13 +75,14 @@ def _receive(receiver: Connection) -> bytes | None:
 def _send_result(function: Callable[[], bytes], sender: Connection, parent: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    _end_with_parent(parent)
+    end_with_parent(parent)
     sender.send_bytes(function())
 
 
-def _end_with_parent(parent: int) -> None:
+def end_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when `parent`, the process that started it, ends."""
     if sys.platform != "linux":
-        # There a rank that hangs outlives a parent that was killed; Horovod's own watch still ends the job.
+        # There a rank that hangs outlives a parent that was killed; the driver still ends the job.
         return
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

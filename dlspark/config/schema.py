@@ -24,10 +24,15 @@ from dlspark.config.train_sections import RegularizeConfig, TrainConfig
 class ClusterConfig(Section):
     """Where the work runs."""
 
-    backend: Literal["horovod", "local"] = "horovod"
-    """horovod: processes on the Spark executors; local: one process on the driver, no Spark."""
+    backend: Literal["auto", "horovod", "torch", "local"] = "horovod"
+    """horovod, torch: processes on the Spark executors, connected by Horovod or by torch.distributed (gloo,
+    nccl on GPUs); local: one process on the driver, no Spark; auto: horovod where it is built, else torch."""
     workers: Count = 2
     """Processes that train together."""
+    min_workers: Count | None = None
+    """With how few a training goes on that lost some; null: with no fewer than workers."""
+    max_restarts: Annotated[int, Field(ge=0)] = 2
+    """How often a training that lost a worker is started again from its last checkpoint by itself."""
     master: str = "local-cluster[2,1,2048]"
     """The Spark master of a session that dlspark opens itself; a session that is there already is used."""
     slots_timeout_seconds: Positive = 20.0
@@ -100,6 +105,18 @@ class Config(Section):
     cluster: ClusterConfig = ClusterConfig()
     tracking: TrackingConfig = TrackingConfig()
     predict: PredictConfig = PredictConfig()
+
+    @model_validator(mode="after")
+    def _fewer_workers_learn_the_same(self) -> Config:
+        fewest, workers, scaling = self.cluster.min_workers, self.cluster.workers, self.optimizer.lr_scaling
+        if fewest is not None and fewest > workers:
+            raise ValueError(f"cluster.min_workers={fewest} is more than cluster.workers={workers}; lower it")
+        if fewest not in (None, workers) and scaling != "none":
+            raise ValueError(
+                f"optimizer.lr_scaling={scaling} makes the learning rate depend on the number of workers, "
+                f"got cluster.min_workers={fewest} below cluster.workers={workers}; leave one of the two out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _local_is_one_process(self) -> Config:

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from dlspark.config.compose import compose
-from dlspark.errors import ConfigError, OutputExistsError, WorkerFailedError
+from dlspark.errors import ConfigError, LostWorkerError, OutputExistsError, WorkerFailedError
 from dlspark.tracking.journal import metric_history, read_events
 from dlspark.training.checkpoint import load_checkpoint
 from dlspark.training.snapshots import checkpoints_folder, list_snapshots
@@ -45,7 +45,7 @@ def _ship_by_value() -> None:
 def _train(
     dataset: str, run_dir: Path, spark: SparkSession | None, *words: str, backend: str = "horovod"
 ) -> TrainStageResult:
-    workers = 2 if backend == "horovod" else 1
+    workers = 1 if backend == "local" else 2
     config = compose(
         [
             *(
@@ -84,7 +84,7 @@ def test_killed_and_run_again_is_the_run_that_never_stopped(
     with monkeypatch.context() as patched:
         patched.setattr(train, "run_training", recording_worker.die_in_the_second_epoch)
         with pytest.raises(WorkerFailedError, match=r"rank 1 of 2 .*SIGKILL"):
-            _train(dataset, killed, spark)
+            _train(dataset, killed, spark, "cluster.max_restarts=0")
     assert _only_run(killed)[1].info.status == "FAILED"
     assert list_snapshots(checkpoints_folder(str(killed)))[-1].description.step == _STEPS_OF_EPOCH + 5
     with pytest.raises(OutputExistsError, match="resume=auto"):
@@ -130,3 +130,35 @@ def test_told_to_stop_at_two_ranks_and_resumed_at_one(
     _train(dataset, straight, None, *words, backend="local")
     assert _losses(stopped) == pytest.approx(_losses(straight), rel=1e-5)
     assert _only_run(stopped)[1].info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("backend", ["torch", "horovod"])
+def test_a_training_that_lost_a_worker_goes_on_by_itself(
+    spark: SparkSession, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    straight, lost = tmp_path / "straight", tmp_path / "lost"
+    expected = _train(dataset, straight, spark, backend=backend)
+    with monkeypatch.context() as patched:
+        patched.setattr(train, "run_training", recording_worker.die_once_in_the_second_epoch)
+        done = _train(dataset, lost, spark, backend=backend)
+    assert (done.steps, done.val_loss) == (expected.steps, expected.val_loss)
+    weights = _weights(straight)
+    for name, tensor in _weights(lost).items():
+        assert torch.equal(tensor, weights[name]), name
+    assert _losses(lost) == _losses(straight)
+    client, run = _only_run(lost)
+    assert (run.info.run_id, run.info.status) == (done.run_id, "FINISHED")
+    assert (run.data.tags["dlspark.restarts"], run.data.tags["dlspark.attempt"]) == ("1", "2")
+    assert "SIGKILL" in run.data.tags["dlspark.last_restart"]
+    assert run.data.metrics["restart/lost_seconds"] >= 0
+    history = client.get_metric_history(run.info.run_id, "step/loss")
+    assert sorted(metric.step for metric in history) == list(range(1, expected.steps + 1))
+
+
+def test_a_crash_that_repeats_at_its_step_stops_the_restarts(
+    spark: SparkSession, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "run_training", recording_worker.die_in_the_second_epoch)
+    with pytest.raises(LostWorkerError, match=r"rank 1 of 2 .*not started again: it has failed twice"):
+        _train(dataset, tmp_path / "run", spark, "cluster.max_restarts=5", backend="torch")
+    assert _only_run(tmp_path / "run")[1].info.status == "FAILED"

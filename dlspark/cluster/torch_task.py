@@ -1,0 +1,164 @@
+"""What runs in one task of the Spark barrier stage: it seats its rank, starts its process, and sees its end.
+
+The rank is a fresh process, not a fork of Spark's Python worker: that one may be reused, with torch imported,
+its threads running or a GPU in use since an earlier job. A task whose rank fails ends without an error, with
+the failure recorded: of a failed task Spark keeps a Java trace, and kills the others before they can tell.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO
+
+import psutil
+
+from dlspark.cluster.rank import note_end, share_of_cores
+from dlspark.cluster.supervise import as_shell_code
+from dlspark.cluster.torch_communicator import Seat
+
+_NUM_LAST_LINES = 40
+_MAX_OUTPUT_BYTES = 65536
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankOrder:
+    """All that the process of a rank is told, through its standard input."""
+
+    call: bytes
+    """cloudpickle of (function, task)."""
+    seat: Seat
+    failures: str
+    num_threads: int
+    timeout_seconds: float
+    result_file: int
+    """File descriptor that takes what the function returns."""
+    parent: int
+    """Process that the rank must not outlive."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankEnd:
+    """What a task gives back to the driver."""
+
+    rank: int
+    result: bytes | None
+    """cloudpickle of what the function returned; None if the rank failed, and has a record of that."""
+    output: tuple[str, ...]
+    """The last lines that the rank wrote."""
+
+
+def run_task(
+    rows: Iterator[int], *, call: bytes, failures: str, threads: int | None, timeout_seconds: float
+) -> Iterator[RankEnd]:
+    """Run one rank, in a task of a barrier stage.
+
+    Args:
+        rows: of the task's partition; not looked at.
+        call: cloudpickle of (function, task).
+        failures: folder for the records of failures.
+        threads: torch threads of the rank; None shares the cores of a host among its ranks.
+        timeout_seconds: how long the ranks may take to find each other.
+
+    Yields:
+        How the rank ended.
+    """
+    from pyspark import BarrierTaskContext
+
+    context = BarrierTaskContext.get()
+    rank = context.partitionId()
+    hosts = [info.address.rpartition(":")[0] for info in context.getTaskInfos()]
+    with socket.create_server(("", 0)) as listener:
+        ports = context.allGather(str(listener.getsockname()[1]))
+        gpus = context.resources().get("gpu")
+        seat = Seat(
+            rank=rank,
+            size=len(hosts),
+            local_rank=hosts[:rank].count(hosts[rank]),
+            local_size=hosts.count(hosts[rank]),
+            gpus=tuple(gpus.addresses) if gpus else (),
+            store_host=hosts[0],
+            store_port=int(ports[0]),
+            store_socket=listener.fileno() if rank == 0 else None,
+        )
+        yield _run_process(
+            call, seat, hosts, failures=failures, threads=threads, timeout_seconds=timeout_seconds
+        )
+
+
+def _run_process(
+    call: bytes,
+    seat: Seat,
+    hosts: Sequence[str],
+    *,
+    failures: str,
+    threads: int | None,
+    timeout_seconds: float,
+) -> RankEnd:
+    # Files without a name: whatever ends this process, nothing of them stays on the disk.
+    with tempfile.TemporaryFile() as result, tempfile.TemporaryFile() as output:
+        order = RankOrder(
+            call=call,
+            seat=seat,
+            failures=failures,
+            num_threads=threads or share_of_cores(seat.local_size),
+            timeout_seconds=timeout_seconds,
+            result_file=result.fileno(),
+            parent=os.getpid(),
+        )
+        kept = [result.fileno(), *([] if seat.store_socket is None else [seat.store_socket])]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dlspark.cluster.torch_rank"],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            pass_fds=kept,
+            env=_environment(seat, hosts),
+        )
+        process.communicate(pickle.dumps(order))
+        lines = _last_lines(output)
+        if process.returncode == 0:
+            result.seek(0)
+            return RankEnd(rank=seat.rank, result=result.read(), output=lines)
+        note_end(
+            failures, as_shell_code(process.returncode), rank=seat.rank, num_ranks=seat.size, output=lines
+        )
+        return RankEnd(rank=seat.rank, result=None, output=lines)
+
+
+def _environment(seat: Seat, hosts: Sequence[str]) -> dict[str, str]:
+    """Return the variables of the rank's process, which imports what Spark shipped for this one."""
+    values = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    others = [host for host in hosts if host != hosts[seat.rank]]
+    interface = interface_towards(others[0]) if others else None
+    if interface is not None:
+        # Gloo would take the one that the name of the host leads to, which is often the loopback.
+        values.setdefault("GLOO_SOCKET_IFNAME", interface)
+    return values
+
+
+def interface_towards(host: str) -> str | None:
+    """Return the name of the network interface that leads to a host; None if that cannot be told."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            # A datagram socket that is connected has a route, and has sent nothing.
+            probe.connect((host, 9))
+            own = probe.getsockname()[0]
+    except OSError:
+        return None
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(address.address == own for address in addresses):
+            return str(name)
+    return None
+
+
+def _last_lines(output: IO[bytes]) -> tuple[str, ...]:
+    size = output.seek(0, os.SEEK_END)
+    output.seek(max(0, size - _MAX_OUTPUT_BYTES))
+    return tuple(output.read().decode(errors="replace").splitlines()[-_NUM_LAST_LINES:])

@@ -1,0 +1,158 @@
+"""The torch backend on real Spark tasks: the same curves as the others, and failures that name their rank."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+import psutil
+import pytest
+import torch
+
+from dlspark.cluster.launch import launch
+from dlspark.cluster.preflight import require_slots
+from dlspark.config.compose import compose
+from dlspark.contracts import WorkerTask
+from dlspark.errors import LostWorkerError, WorkerFailedError
+from dlspark.tracking.journal import metric_history, read_events
+from dlspark.training.checkpoint import load_checkpoint
+from pipelines import evaluate, ingest, train
+from tests import workers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyspark.sql import SparkSession
+
+pytestmark = [
+    pytest.mark.spark,
+    pytest.mark.timeout(300),
+    # py4j leaves the connection of a thread that has ended to the garbage collector.
+    pytest.mark.filterwarnings(
+        "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+    ),
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _ship_by_value() -> None:
+    cloudpickle.register_pickle_by_value(workers)
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> WorkerTask:
+    return WorkerTask(dataset="/data", fingerprint="0", run_dir=str(tmp_path / "run"), config={})
+
+
+def _launch(function: Callable[..., Any], task: WorkerTask, spark: SparkSession, **options: Any) -> list[Any]:
+    common: dict[str, Any] = {"num_workers": 2, "start_timeout_seconds": 60, "threads_per_worker": None}
+    return launch(function, task, backend="torch", spark=spark, **(common | options))
+
+
+def _rank_processes() -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if "dlspark.cluster.torch_rank" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+def _assert_nothing_is_left(spark: SparkSession) -> None:
+    assert list(spark.sparkContext.statusTracker().getActiveJobsIds()) == []
+    deadline = time.monotonic() + 10
+    while _rank_processes() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert _rank_processes() == []
+
+
+def test_results_come_by_rank_and_the_collectives_are_right(
+    spark: SparkSession, task: WorkerTask, capfd: pytest.CaptureFixture[str]
+) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    first, second = _launch(workers.add_and_copy, task, spark, threads_per_worker=1)
+    assert [(result["rank"], result["size"]) for result in (first, second)] == [(0, 2), (1, 2)]
+    assert first["pid"] != second["pid"]
+    expected = [[float(3 + 2 * turn)] * 4 for turn in range(3)] * 3
+    assert first["sums"] == second["sums"] == expected
+    assert first["copied"] == second["copied"] == [[7.0, 7.0], [7.0, 7.0]]
+    assert (first["threads"], first["local_size"], first["split"]) == (1, 2, "test")
+    assert capfd.readouterr().out == "", "something of the job reached stdout"
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    _assert_nothing_is_left(spark)
+
+
+def test_a_raising_rank_is_named_with_its_host_and_error(spark: SparkSession, task: WorkerTask) -> None:
+    with pytest.raises(WorkerFailedError) as caught:
+        _launch(workers.raise_on_rank_one, task, spark)
+    first, *more = str(caught.value).splitlines()
+    for part in ("rank 1 of 2", socket.gethostname(), "ValueError", "boom in /data", "step 17", "1 other"):
+        assert part in first
+    assert any("raise_on_rank_one" in line for line in more), "the rank's own traceback is missing"
+    assert not isinstance(caught.value, LostWorkerError)
+    (attempt,) = (Path(task.run_dir) / "failures").iterdir()
+    other = json.loads((attempt / "rank-00000.json").read_text())
+    assert (other["type"], other["is_secondary"]) == ("PeerLostError", True)
+    _assert_nothing_is_left(spark)
+
+
+def test_a_failure_ends_ranks_that_are_not_in_a_collective(spark: SparkSession, task: WorkerTask) -> None:
+    started = time.monotonic()
+    with pytest.raises(WorkerFailedError, match=r"rank 0 of 2 on host .* failed: ValueError: boom"):
+        _launch(workers.raise_while_other_sleeps, task, spark)
+    assert time.monotonic() - started < 30
+    _assert_nothing_is_left(spark)
+
+
+def test_a_killed_rank_is_named_with_its_signal(spark: SparkSession, task: WorkerTask) -> None:
+    with pytest.raises(LostWorkerError) as caught:
+        _launch(workers.die_on_rank_one, task, spark)
+    first = str(caught.value).splitlines()[0]
+    for part in ("rank 1 of 2", socket.gethostname(), "SIGKILL", "memory"):
+        assert part in first
+    _assert_nothing_is_left(spark)
+
+
+def test_a_task_that_goes_away_is_a_lost_rank_and_the_stage_does_not_run_again(
+    spark: SparkSession, task: WorkerTask
+) -> None:
+    require_slots(spark, 2, 20)
+    with pytest.raises(LostWorkerError, match=r"rank 1 of 2 on host .* failed: its executor was lost"):
+        _launch(workers.kill_the_parent_on_rank_one, task, spark)
+    _assert_nothing_is_left(spark)
+    assert len(list(Path(task.run_dir).glob("started-*"))) == 2
+
+
+def test_two_torch_ranks_give_the_curve_of_one_process_and_of_horovod(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    dataset = str(tmp_path / "dataset")
+    ingest.run(compose(["source=builtin:digits", f"dataset={dataset}"]), spark)
+    common = (
+        *(f"dataset={dataset}", "train.epochs=3", "train.global_batch_size=100", "optimizer.lr=0.02"),
+        *(f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", "augment.crop_padding=1", "optimizer=sgd"),
+        *("model.dropout_features=0", "model.dropout_dense=0", "train.precision=fp32"),
+    )
+    curves, weights = {}, {}
+    for backend, num in (("local", 1), ("torch", 2), ("horovod", 2)):
+        run_dir = tmp_path / backend
+        words = (f"cluster.backend={backend}", f"cluster.workers={num}", f"run_dir={run_dir}")
+        done = train.run(compose([*common, *words]), None if backend == "local" else spark)
+        assert (done.backend, done.workers) == (backend, num)
+        curves[backend] = [value for _, value in metric_history(read_events(str(run_dir)))["step/loss"]]
+        weights[backend] = load_checkpoint(str(run_dir / "checkpoints" / "final"))[0].state_dict()
+    assert curves["local"][-1] < 0.5 * curves["local"][0], "nothing was learned"
+    for backend in ("torch", "horovod"):
+        assert curves[backend] == pytest.approx(curves["local"], rel=1e-5)
+        for name, tensor in weights[backend].items():
+            assert torch.allclose(tensor, weights["local"][name], rtol=1e-4, atol=1e-6), name
+    words = (f"run_dir={tmp_path}/torch", "cluster.backend=torch", "cluster.workers=2")
+    found = evaluate.run(compose([*words, f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]), spark)
+    assert found.accuracy > 0.5
