@@ -14,6 +14,7 @@ from dlspark.data.manifest import read_manifest
 from dlspark.errors import DatasetError
 from dlspark.tracking.run import reopen_run
 from dlspark.training.checkpoint import read_description
+from dlspark.training.metrics import class_metrics, evaluation_metrics
 from dlspark.training.snapshots import final_checkpoint
 from dlspark.worker import run_evaluation
 from pipelines.run_directory import RunDescription, read_run_description
@@ -127,5 +128,5 @@ def _record(
         run_id=described.run_id,
         attempt="evaluate",
     ) as tracked:
-        tracked.log_metrics({f"{split}_loss": result.loss, f"{split}_accuracy": result.accuracy}, step=step)
+        tracked.log_metrics(evaluation_metrics(result, split) | class_metrics(result, split), step=step)
         tracked.log_artifact(picture)
