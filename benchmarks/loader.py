@@ -97,9 +97,9 @@ def measure_small(archive: Path, folder: Path, repeats: int) -> None:
         runs["Petastorm's own way"] = partial(petastorm.run, encoded, "small", NUM_SMALL)
         rates = _measure(runs, NUM_SMALL, repeats)
     peers = tuple(name for name in rates if name in KINDS or name.startswith("Petastorm"))
-    _say_ratios(
-        rates, (*_OWN_RATIOS, ("dlspark petastorm, later", peers), ("dlspark petastorm, first", peers))
-    )
+    in_python = tuple(name for name in peers if not name.startswith("DALI"))
+    mine = ("dlspark petastorm, later", "dlspark petastorm, first")
+    _say_ratios(rates, (*_OWN_RATIOS, *((name, others) for others in (peers, in_python) for name in mine)))
 
 
 def measure_photos(archive: Path, folder: Path, repeats: int) -> None:
@@ -196,7 +196,7 @@ def _say_ratios(rates: Mapping[str, list[float]], pairs: Sequence[tuple[str, Seq
     for name, others in pairs:
         limits = [max(turn) for turn in zip(*(rates[other] for other in others), strict=True)]
         ratios = [mine / limit for mine, limit in zip(rates[name], limits, strict=True)]
-        against = others[0] if len(others) == 1 else "fastest peer"
+        against = others[0] if len(others) == 1 else f"fastest of {len(others)} peers"
         say(f"  {name} / {against}: {statistics.median(ratios):.2f} [{min(ratios):.2f} - {max(ratios):.2f}]")
 
 
