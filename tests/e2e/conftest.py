@@ -60,8 +60,8 @@ def laptop(checkout: Path, demo: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def inspected(checkout: Path, laptop: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The results of the README's commands on data, in their order."""
+def inspected(checkout: Path, looked_into: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results of the README's commands on data, in their order; the last of them change the dataset."""
     commands = commands_by_section()["The data"]
     activated = [f"source .venv/bin/activate && {command}" for command in commands]
     return [

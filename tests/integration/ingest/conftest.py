@@ -31,6 +31,7 @@ OPTIONS = IngestOptions(
     resize="none",
     jpeg_scale=True,
     min_image_size=1,
+    jpeg_quality=None,
     refuse_constant=True,
     max_image_bytes=2**20,
     max_image_pixels=2**20,
