@@ -47,21 +47,24 @@ def hold_rows(columns: FileColumns, manifest: Manifest, entry: FileEntry, *, dat
         DatasetError: the file does not hold what the manifest says.
     """
     where = storage.join(dataset, entry.path)
-    kind = RawRows if manifest.storage == "raw" else EncodedRows
-    return kind(columns, manifest.preprocessing.image, where)
+    image = manifest.preprocessing.image
+    if manifest.storage == "raw":
+        return RawRows(columns.row_ids, columns.labels, view_pixels(columns, image, where=where))
+    return EncodedRows(columns, image, where)
 
 
 class RawRows:
     """Storage raw: a view on the column, so that a row costs one copy."""
 
-    def __init__(self, columns: FileColumns, image: ImageFormat, where: str) -> None:
-        """See `hold_rows`; `where` is the URL of the file."""
-        self.row_ids, self.labels = columns.row_ids, columns.labels
-        self._pixels = view_pixels(columns, image, where=where)
+    def __init__(
+        self, row_ids: NDArray[np.int64], labels: NDArray[np.int64], pixels: NDArray[np.uint8]
+    ) -> None:
+        """Hold n rows, with their pixels as uint8 [n, H, W, C]."""
+        self.row_ids, self.labels, self.pixels = row_ids, labels, pixels
 
     def read(self, rows: NDArray[np.int64], pixels: NDArray[np.uint8]) -> None:
         """Copy the pixels of some rows; see `HeldRows`."""
-        pixels[:] = self._pixels[rows]
+        pixels[:] = self.pixels[rows]
 
 
 class EncodedRows:

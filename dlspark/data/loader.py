@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 
 from dlspark import storage
 from dlspark.contracts import Batch, Split
-from dlspark.data.augment import NO_AUGMENTATION, Augmentation, augment
-from dlspark.data.device_augment import augment_on_device
-from dlspark.data.gpu_batches import GpuBatches, hand_over
+from dlspark.data.augment import NO_AUGMENTATION, Augmentation
+from dlspark.data.finish_batch import BatchFinisher, StoredRows
+from dlspark.data.gpu_batches import hand_over
 from dlspark.data.held_rows import HeldRows, hold_rows
-from dlspark.data.kept_files import KeptFiles
+from dlspark.data.kept_files import KeptFiles, WholeSplit
 from dlspark.data.loader_memory import share_memory
 from dlspark.data.manifest import FileEntry, Manifest
-from dlspark.data.normalise import normalise
 from dlspark.data.plan import RankPlan, plan_epoch
 from dlspark.data.prefetch import Prefetcher
 from dlspark.data.readers import Reader, read_files
@@ -101,11 +100,6 @@ def open_split(
         num_ranks=num_ranks,
         shuffle=shuffle,
     )
-    gpu = None
-    if device.type == "cuda":
-        send = partial(augment_on_device, augmentation=augmentation, seed=seed)
-        gpu = GpuBatches(device, manifest.preprocessing, None if augmentation.is_identity else send)
-    change = partial(augment, augmentation=augmentation, seed=seed)
     num_threads = num_threads or torch.get_num_threads()
     first = plan(epoch=0)
     shares = share_memory(
@@ -122,12 +116,11 @@ def open_split(
         files=entry.files,
         plan=plan,
         num_steps=first.num_steps,
-        change=None if augmentation.is_identity else change,
-        gpu=gpu,
+        finisher=BatchFinisher(manifest.preprocessing, augmentation, seed=seed, device=device),
         reader=reader,
         num_threads=num_threads,
         num_ahead=shares.num_ahead,
-        kept=KeptFiles(entry.files, room_bytes=shares.room_bytes),
+        kept=KeptFiles(entry.files, manifest.preprocessing.image, room_bytes=shares.room_bytes),
         num_epochs=num_epochs,
     )
 
@@ -143,8 +136,7 @@ class Loader:
         files: Sequence[FileEntry],
         plan: Callable[..., RankPlan],
         num_steps: int,
-        change: Callable[..., NDArray[np.uint8]] | None,
-        gpu: GpuBatches | None,
+        finisher: BatchFinisher,
         reader: Reader,
         num_threads: int,
         num_ahead: int,
@@ -159,8 +151,7 @@ class Loader:
             files: of the split.
             plan: gives the plan of an epoch (`epoch`) for this rank.
             num_steps: of an epoch.
-            change: gives pixels their augmentation (`pixels`, `row_ids`, `epoch`); None changes nothing.
-            gpu: where batches are sent, and changed in place of `change`; None keeps them on the CPU.
+            finisher: makes batches of stored rows.
             reader: see `read_files`.
             num_threads: see `open_split`.
             num_ahead: batches that are prepared ahead, > 0.
@@ -168,9 +159,9 @@ class Loader:
             num_epochs: see `open_split`.
         """
         self._dataset, self._manifest, self._files = dataset, manifest, files
-        self._plan, self._change, self._reader = plan, change, reader
+        self._plan, self._finisher, self._reader = plan, finisher, reader
         self._num_threads, self._num_ahead, self._num_epochs = num_threads, num_ahead, num_epochs
-        self._kept, self._gpu = kept, gpu
+        self._kept = kept
         self._running: set[Prefetcher[Batch]] = set()
         self._begun: dict[int, Prefetcher[Batch]] = {}
         self.num_rows = sum(file.rows for file in files)
@@ -227,6 +218,11 @@ class Loader:
     def _make_calls(self, epoch: int, start_step: int) -> Generator[Callable[[], Batch], None, None]:
         """Yield for each step a call that makes its batch."""
         plan = self._plan(epoch=epoch)
+        if (whole := self._kept.whole()) is not None:
+            places = self._kept.starts[plan.files[plan.row_files]] + plan.row_indices
+            for step in range(start_step, plan.num_steps):
+                yield partial(self._take, plan, step, epoch, whole, places)
+            return
         rows_left = np.bincount(plan.row_files[plan.step_start[start_step] :], minlength=len(plan.files))
         with closing(self._read(plan, rows_left)) as arriving:
             held: dict[int, HeldRows] = {}
@@ -271,22 +267,17 @@ class Loader:
             wanted = indices[start:end]
             file.read(wanted, pixels[start:end])
             row_ids[start:end], labels[start:end] = file.row_ids[wanted], file.labels[wanted]
-        copy_seconds = 0.0
-        if self._gpu is not None:
-            images, on_device, copy_seconds = self._gpu.send(pixels, labels, row_ids, epoch)
-        else:
-            if self._change is not None:
-                pixels = self._change(pixels, row_ids, epoch=epoch)
-            images = normalise(torch.from_numpy(pixels), self._manifest.preprocessing)
-            on_device = torch.from_numpy(labels)
-        return Batch(
-            step=step,
-            global_rows=int(plan.global_rows[step]),
-            row_ids=row_ids,
-            images=images,
-            labels=on_device,
-            copy_seconds=copy_seconds,
-        )
+        return self._finish(StoredRows(pixels, row_ids, labels), plan, step, epoch)
+
+    def _take(
+        self, plan: RankPlan, step: int, epoch: int, whole: WholeSplit, places: NDArray[np.int64]
+    ) -> Batch:
+        """Make the batch of a step from a split that is in memory."""
+        rows = places[plan.step_start[step] : plan.step_start[step + 1]]
+        return self._finish(whole.take(rows), plan, step, epoch)
+
+    def _finish(self, rows: StoredRows, plan: RankPlan, step: int, epoch: int) -> Batch:
+        return self._finisher.finish(rows, step=step, global_rows=int(plan.global_rows[step]), epoch=epoch)
 
 
 def _runs(row_files: NDArray[np.int64]) -> tuple[list[int], list[int]]:
