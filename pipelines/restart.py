@@ -33,7 +33,7 @@ Launch = Callable[[WorkerTask, int], TrainResult]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Loss:
+class LostWorker:
     """How an attempt lost a worker, and where it was then."""
 
     what: str
@@ -65,7 +65,7 @@ def train_with_restarts(
         try:
             return launch(task, num_workers)
         except LostWorkerError as error:
-            loss = Loss(what=error.what, step=_last_step(task))
+            loss = LostWorker(what=error.what, step=_last_step(task))
             reason = reason_to_stop(loss, before, num_restarts, max_restarts=cluster.max_restarts)
             if reason is not None:
                 raise _stopped(error, reason) from error
@@ -85,7 +85,9 @@ def train_with_restarts(
         tracked.log_metrics({"restart/lost_seconds": lost_seconds}, step=num_restarts)
 
 
-def reason_to_stop(loss: Loss, before: Loss | None, num_restarts: int, *, max_restarts: int) -> str | None:
+def reason_to_stop(
+    loss: LostWorker, before: LostWorker | None, num_restarts: int, *, max_restarts: int
+) -> str | None:
     """Return why a training is not started again after a loss; None if it is.
 
     Args:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import time
 import traceback
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlspark import storage
-from dlspark.errors import LostWorkerError, WorkerFailedError
+from dlspark.errors import ClusterError, LostWorkerError, WorkerFailedError
 
 _SIGNAL_BASE = 128
 """A shell reports a process that signal n ended as 128 + n."""
@@ -229,3 +230,20 @@ def _with_details(error: WorkerFailedError, title: str, *details: str) -> Worker
         text = "\n".join(details).rstrip()
         error.args = (f"{error}\n\n{title}\n{text}",)
     return error
+
+
+def spark_job_error(reason: str) -> ClusterError:
+    """Return the error for a Spark job that failed before its ranks ran; Spark's report is its note."""
+    failed = ClusterError(
+        "the Spark job of the training failed",
+        got=_last_python_line(reason),
+        fix="`dlspark doctor` compares the driver and the executors",
+    )
+    failed.add_note(reason)
+    return failed
+
+
+def _last_python_line(text: str) -> str:
+    """Return the error itself out of Spark's report of a failed Python task."""
+    lines = [line for line in text.splitlines() if re.match(r"(\w+\.)*\w*(Error|Exception|Exit)\b.*: ", line)]
+    return lines[-1] if lines else next(iter(text.splitlines()), "no reason")

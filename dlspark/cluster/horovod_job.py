@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from dlspark.cluster.failures import explain_failure, read_failures
+from dlspark.cluster.failures import explain_failure, read_failures, spark_job_error
 from dlspark.contracts import WorkerFunction, WorkerTask
 from dlspark.errors import ClusterError, DlsparkError
 
@@ -132,23 +132,6 @@ def _explain(
         return failed
     reason = thread_errors[0] if thread_errors else str(error)
     return spark_job_error(reason)
-
-
-def spark_job_error(reason: str) -> ClusterError:
-    """Return the error for a Spark job that failed before its ranks ran; Spark's report is its note."""
-    failed = ClusterError(
-        "the Spark job of the training failed",
-        got=_last_python_line(reason),
-        fix="`dlspark doctor` compares the driver and the executors",
-    )
-    failed.add_note(reason)
-    return failed
-
-
-def _last_python_line(text: str) -> str:
-    """Return the error itself out of Spark's report of a failed Python task."""
-    lines = [line for line in text.splitlines() if re.match(r"(\w+\.)*\w*(Error|Exception|Exit)\b.*: ", line)]
-    return lines[-1] if lines else next(iter(text.splitlines()), "no reason")
 
 
 class _RankOutput:

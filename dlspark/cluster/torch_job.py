@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
-from dlspark.cluster.failures import explain_failure, read_failures, read_hosts
-from dlspark.cluster.horovod_job import spark_job_error
+from dlspark.cluster.failures import explain_failure, read_failures, read_hosts, spark_job_error
 from dlspark.cluster.torch_task import RankEnd, run_task
 from dlspark.contracts import WorkerFunction, WorkerTask
 from dlspark.errors import ClusterError

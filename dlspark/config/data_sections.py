@@ -97,7 +97,8 @@ class DataConfig(Section):
     num_threads: Count | None = None
     """Threads of a worker that make batches; null: as many as it has cores."""
     memory_bytes: Count = 2 * 1024**3
-    """What the files and batches of a split that a worker holds may take together."""
+    """What a worker may hold of a split: batches and their files, and in the rest files that stay in memory
+    from one epoch to the next."""
 
     @model_validator(mode="after")
     def _leave_rows_for_training(self) -> DataConfig:

@@ -6,11 +6,11 @@ import pytest
 
 from dlspark.config.compose import compose
 from dlspark.errors import ConfigError
-from pipelines.restart import Loss, reason_to_stop
+from pipelines.restart import LostWorker, reason_to_stop
 
 
-def _loss(step: int | None) -> Loss:
-    return Loss(what="rank 1 of 2 on host a failed: SIGKILL", step=step)
+def _loss(step: int | None) -> LostWorker:
+    return LostWorker(what="rank 1 of 2 on host a failed: SIGKILL", step=step)
 
 
 def test_a_loss_is_worth_a_restart_as_often_as_allowed() -> None:
