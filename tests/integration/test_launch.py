@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
 import pytest
 
 from dlspark.cluster.launch import launch
@@ -19,6 +18,7 @@ from dlspark.cluster.session import spark_session
 from dlspark.contracts import WorkerTask
 from dlspark.errors import ClusterError, WorkerFailedError
 from tests import workers
+from tests.rank_processes import assert_nothing_is_left
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -31,6 +31,10 @@ pytestmark = [
         "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
     ),
 ]
+
+
+_MARK = "horovod.spark.task.gloo_exec_fn"
+"""In the command line of a rank."""
 
 
 @pytest.fixture(scope="module")
@@ -54,25 +58,6 @@ def _launch(name: str, task: WorkerTask, session: SparkSession, **options: Any) 
     return launch(getattr(shipped, name), task, backend="horovod", spark=session, **(common | options))
 
 
-def _rank_processes() -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if "horovod.spark.task.gloo_exec_fn" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-def _assert_nothing_is_left(session: SparkSession) -> None:
-    assert list(session.sparkContext.statusTracker().getActiveJobsIds()) == []
-    deadline = time.monotonic() + 10
-    while _rank_processes() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert _rank_processes() == []
-
-
 def test_results_come_by_rank_and_the_collectives_are_right(
     session: SparkSession, task: WorkerTask, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,7 +71,7 @@ def test_results_come_by_rank_and_the_collectives_are_right(
     assert (first["threads"], first["local_size"], first["split"]) == (1, 2, "test")
     assert capfd.readouterr().out == "", "something of the job reached stdout"
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
-    _assert_nothing_is_left(session)
+    assert_nothing_is_left(session, _MARK)
 
 
 def test_a_raising_rank_is_named_with_its_host_and_error(session: SparkSession, task: WorkerTask) -> None:
@@ -109,7 +94,7 @@ def test_a_raising_rank_is_named_with_its_host_and_error(session: SparkSession, 
     (attempt,) = (Path(task.run_dir) / "failures").iterdir()
     assert json.loads((attempt / "rank-00001.json").read_text())["type"] == "ValueError"
     assert json.loads((attempt / "rank-00000.json").read_text())["is_secondary"] is True
-    _assert_nothing_is_left(session)
+    assert_nothing_is_left(session, _MARK)
 
 
 def test_a_failure_ends_ranks_that_are_not_in_a_collective(session: SparkSession, task: WorkerTask) -> None:
@@ -117,7 +102,7 @@ def test_a_failure_ends_ranks_that_are_not_in_a_collective(session: SparkSession
     with pytest.raises(WorkerFailedError, match=r"rank 0 of 2 on host .* failed: ValueError: boom"):
         _launch("raise_while_other_sleeps", task, session)
     assert time.monotonic() - started < 120
-    _assert_nothing_is_left(session)
+    assert_nothing_is_left(session, _MARK)
 
 
 def test_a_killed_rank_is_named_with_its_signal(session: SparkSession, task: WorkerTask) -> None:
@@ -126,7 +111,7 @@ def test_a_killed_rank_is_named_with_its_signal(session: SparkSession, task: Wor
     first = str(caught.value).splitlines()[0]
     for part in ("rank 1 of 2", socket.gethostname(), "SIGKILL", "memory"):
         assert part in first
-    _assert_nothing_is_left(session)
+    assert_nothing_is_left(session, _MARK)
 
 
 def _wait_until_idle(session: SparkSession) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
-import psutil
 import pytest
 import torch
 
@@ -23,6 +22,7 @@ from dlspark.tracking.journal import metric_history, read_events
 from dlspark.training.checkpoint import load_checkpoint
 from pipelines import evaluate, ingest, train
 from tests import workers
+from tests.rank_processes import assert_nothing_is_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +37,10 @@ pytestmark = [
         "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
     ),
 ]
+
+
+_MARK = "dlspark.cluster.torch_rank"
+"""In the command line of a rank."""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -54,25 +58,6 @@ def _launch(function: Callable[..., Any], task: WorkerTask, spark: SparkSession,
     return launch(function, task, backend="torch", spark=spark, **(common | options))
 
 
-def _rank_processes() -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if "dlspark.cluster.torch_rank" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-def _assert_nothing_is_left(spark: SparkSession) -> None:
-    assert list(spark.sparkContext.statusTracker().getActiveJobsIds()) == []
-    deadline = time.monotonic() + 10
-    while _rank_processes() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert _rank_processes() == []
-
-
 def test_results_come_by_rank_and_the_collectives_are_right(
     spark: SparkSession, task: WorkerTask, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -86,7 +71,7 @@ def test_results_come_by_rank_and_the_collectives_are_right(
     assert (first["threads"], first["local_size"], first["split"]) == (1, 2, "test")
     assert capfd.readouterr().out == "", "something of the job reached stdout"
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
-    _assert_nothing_is_left(spark)
+    assert_nothing_is_left(spark, _MARK)
 
 
 def test_a_raising_rank_is_named_with_its_host_and_error(spark: SparkSession, task: WorkerTask) -> None:
@@ -100,7 +85,7 @@ def test_a_raising_rank_is_named_with_its_host_and_error(spark: SparkSession, ta
     (attempt,) = (Path(task.run_dir) / "failures").iterdir()
     other = json.loads((attempt / "rank-00000.json").read_text())
     assert (other["type"], other["is_secondary"]) == ("PeerLostError", True)
-    _assert_nothing_is_left(spark)
+    assert_nothing_is_left(spark, _MARK)
 
 
 def test_a_failure_ends_ranks_that_are_not_in_a_collective(spark: SparkSession, task: WorkerTask) -> None:
@@ -108,7 +93,7 @@ def test_a_failure_ends_ranks_that_are_not_in_a_collective(spark: SparkSession, 
     with pytest.raises(WorkerFailedError, match=r"rank 0 of 2 on host .* failed: ValueError: boom"):
         _launch(workers.raise_while_other_sleeps, task, spark)
     assert time.monotonic() - started < 30
-    _assert_nothing_is_left(spark)
+    assert_nothing_is_left(spark, _MARK)
 
 
 def test_a_killed_rank_is_named_with_its_signal(spark: SparkSession, task: WorkerTask) -> None:
@@ -117,7 +102,7 @@ def test_a_killed_rank_is_named_with_its_signal(spark: SparkSession, task: Worke
     first = str(caught.value).splitlines()[0]
     for part in ("rank 1 of 2", socket.gethostname(), "SIGKILL", "memory"):
         assert part in first
-    _assert_nothing_is_left(spark)
+    assert_nothing_is_left(spark, _MARK)
 
 
 def test_a_task_that_goes_away_is_a_lost_rank_and_the_stage_does_not_run_again(
@@ -126,7 +111,7 @@ def test_a_task_that_goes_away_is_a_lost_rank_and_the_stage_does_not_run_again(
     require_slots(spark, 2, 20)
     with pytest.raises(LostWorkerError, match=r"rank 1 of 2 on host .* failed: its executor was lost"):
         _launch(workers.kill_the_parent_on_rank_one, task, spark)
-    _assert_nothing_is_left(spark)
+    assert_nothing_is_left(spark, _MARK)
     assert len(list(Path(task.run_dir).glob("started-*"))) == 2
 
 

@@ -38,13 +38,15 @@ def test_an_address_that_is_not_seen_is_refused() -> None:
         _choose(("7",), 0, 2, "0,1")
 
 
-def test_two_ranks_on_one_gpu_are_both_named_on_all_ranks() -> None:
-    barrier, sums, lock = threading.Barrier(3), torch.zeros(3, dtype=torch.int64), threading.Lock()
+def _errors_of_ranks(identities: tuple[str | None, ...]) -> list[str]:
+    """What the ranks with these GPUs are told, each in a thread of its own."""
+    size = len(identities)
+    barrier, sums, lock = threading.Barrier(size), torch.zeros(size, dtype=torch.int64), threading.Lock()
 
     class Rank(LocalCommunicator):
         def __init__(self, rank: int) -> None:
             super().__init__()
-            self.rank, self.size = rank, 3
+            self.rank, self.size = rank, size
 
         def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
             with lock:
@@ -52,22 +54,30 @@ def test_two_ranks_on_one_gpu_are_both_named_on_all_ranks() -> None:
             barrier.wait()
             return sums
 
-    said: list[str] = []
+    told: list[str] = []
 
     def check(rank: int) -> None:
         try:
-            require_own_device(("GPU-a", "GPU-b", "GPU-a")[rank], Rank(rank))
+            require_own_device(identities[rank], Rank(rank))
         except ClusterError as error:
-            said.append(str(error))
+            told.append(str(error))
 
-    threads = [threading.Thread(target=check, args=(rank,)) for rank in range(3)]
+    threads = [threading.Thread(target=check, args=(rank,)) for rank in range(size)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(said) == 3
-    assert all("rank 0 and rank 2" in text for text in said)
+    return told
 
 
-def test_ranks_on_processors_share_them() -> None:
-    require_own_device(None, LocalCommunicator())
+def test_two_ranks_on_one_gpu_are_both_named_on_all_ranks() -> None:
+    told = _errors_of_ranks(("GPU-a", "GPU-b", "GPU-a"))
+    assert len(told) == 3
+    assert all("rank 0 and rank 2" in text for text in told)
+
+
+@pytest.mark.parametrize("identities", [(None, None, None), ("GPU-a", "GPU-b", "GPU-c")])
+def test_ranks_on_processors_and_on_gpus_of_their_own_are_told_nothing(
+    identities: tuple[str | None, ...],
+) -> None:
+    assert _errors_of_ranks(identities) == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from dlspark.contracts import ImageFormat, Preprocessing
 from dlspark.errors import ModelError
-from dlspark.training.checkpoint import CheckpointDescription
 from dlspark.training.checkpoint_writer import CheckpointWriter, SilentCheckpoints
 from dlspark.training.diagnostics import DiagnosticsOptions
 from dlspark.training.named_optimizer import NamedOptimizer
@@ -25,6 +23,7 @@ from dlspark.training.snapshots import newest_snapshot, read_snapshot
 from dlspark.training.trainer import FitResult, fit
 from dlspark.training.weight_average import WeightAverage
 from tests.unit.training.doubles import ListTracker, MemorySource, ThreadCommunicator, random_rows, run_ranks
+from tests.unit.training.snapshots_of import describe
 
 CPU = torch.device("cpu")
 ROWS = random_rows(150, num_classes=4)
@@ -35,20 +34,6 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adam": {"lr": 0.003, "betas": (0.8, 0.99)},
     "adamw": {"lr": 0.003, "weight_decay": 0.1},
 }
-
-
-def describe(*, epoch: int, step: int, metrics: Mapping[str, float]) -> CheckpointDescription:
-    image = ImageFormat(height=8, width=8, channels=1, resize="exact")
-    return CheckpointDescription(
-        model="mlp",
-        model_options={},
-        preprocessing=Preprocessing(image=image, mean=(0.0,), std=(1.0,)),
-        classes=("a", "b", "c", "d"),
-        fingerprint="0",
-        epoch=epoch,
-        step=step,
-        metrics=metrics,
-    )
 
 
 def dropout_network(*, batch_norm: bool = False) -> nn.Module:
