@@ -26,6 +26,7 @@ from torchvision.io import ImageReadMode, decode_jpeg, read_file
 from torchvision.transforms import v2
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SIZES = {"small": 32, "photo": 224}
 BATCH_SIZES = {"small": 256, "photo": 64}
 WORKERS = 2
 _SHUFFLE_BUFFER = 5000
@@ -232,6 +233,8 @@ def main() -> None:
         number = 0
         for batch in batches:
             images, _labels = batch.values() if isinstance(batch, dict) else batch
+            if tuple(images.shape[-2:]) != (SIZES[setting],) * 2:
+                raise AssertionError(f"{kind}: images of shape {tuple(images.shape)}")
             number += len(images)
         answers.write(json.dumps(number) + "\n")
         answers.flush()

@@ -107,6 +107,8 @@ def measure_small(archive: Path, folder: Path, repeats: int) -> None:
 def measure_photos(archive: Path, folder: Path, repeats: int) -> None:
     """Measure everybody on photographs."""
     photos, resized = folder / "originals", folder / "resized"
+    for parent in (photos, resized):
+        parent.mkdir(parents=True)
     make_photos(archive, folder / "made", copies=COPIES).rename(photos / "files")
     make_resized(photos / "files", folder / "made").rename(resized / "files")
     for made in (photos, resized):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import io
 import os
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.foreign_peers import BATCH_SIZES, WORKERS, pillow_changes
+from benchmarks.foreign_peers import SIZES as FOREIGN_SIZES
 from dlspark.contracts import Preprocessing
 from dlspark.data.augment import Augmentation, augment
 from dlspark.data.columns import pixels_of
@@ -30,6 +32,7 @@ AUGMENTATIONS = {
     "small": Augmentation(crop_padding=4, mirror=True),
     "photo": Augmentation(crop_size=224, crop_min_area=0.08, mirror=True),
 }
+SIZES = {"mnist": 28, **FOREIGN_SIZES}
 BATCHES = {"mnist": 128, **BATCH_SIZES}
 
 
@@ -58,7 +61,7 @@ def read_memory(_: None, dataset: Path, setting: str, epoch: int) -> None:
     def make(start: int) -> int:
         rows = order[start : start + BATCHES[setting]]
         changed = augment(pixels[rows], row_ids[rows], AUGMENTATIONS[setting], seed=0, epoch=epoch)
-        return len(normalise(torch.from_numpy(changed), _cropped(preprocessing, setting)))
+        return _count(normalise(torch.from_numpy(changed), _cropped(preprocessing, setting)), setting)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         total = sum(pool.map(make, range(0, len(order), BATCHES[setting])))
@@ -76,9 +79,10 @@ def _cropped(preprocessing: Preprocessing, setting: str) -> Preprocessing:
 
 def open_loader(dataset: Path, setting: str, reader: Reader) -> Loader:
     """Open a dataset as training does, on both cores."""
+    manifest = read_manifest(str(dataset))
     return open_split(
         str(dataset),
-        read_manifest(str(dataset)),
+        dataclasses.replace(manifest, preprocessing=_cropped(manifest.preprocessing, setting)),
         "train",
         global_batch_size=BATCHES[setting],
         seed=0,
@@ -97,13 +101,17 @@ _open_once = functools.cache(open_loader)
 def read_first_epoch(_: None, dataset: Path, setting: str, reader: Reader, epoch: int) -> None:
     """Read an epoch of a dataset as the first of a training: every file from storage."""
     with open_loader(dataset, setting, reader) as loader:
-        _require_all(sum(len(batch.images) for batch in loader.batches(epoch)), loader.num_rows)
+        _read(loader, setting, epoch)
 
 
 def read_later_epoch(_: None, dataset: Path, setting: str, reader: Reader, epoch: int) -> None:
     """Read an epoch of a dataset as one of a training after its first."""
-    loader = _open_once(dataset, setting, reader)
-    _require_all(sum(len(batch.images) for batch in loader.batches(epoch)), loader.num_rows)
+    _read(_open_once(dataset, setting, reader), setting, epoch)
+
+
+def _read(loader: Loader, setting: str, epoch: int) -> None:
+    total = sum(_count(batch.images, setting) for batch in loader.batches(epoch))
+    _require_all(total, loader.num_rows)
 
 
 def read_petastorm(_: None, dataset: Path, setting: str, num_rows: int, epoch: int) -> None:
@@ -125,13 +133,20 @@ def read_petastorm(_: None, dataset: Path, setting: str, num_rows: int, epoch: i
     with BatchedDataLoader(
         reader, batch_size=BATCHES[setting], shuffling_queue_capacity=5000 if setting == "small" else 500
     ) as loader:
-        total = sum(len(batch["image"]) for batch in loader)
+        total = sum(_count(batch["image"], setting) for batch in loader)
     _require_all(total, num_rows)
 
 
 def _transform(changes: Any, frame: Any) -> Any:
     frame["image"] = frame["image"].map(lambda data: changes(Image.open(io.BytesIO(data))).numpy())
     return frame
+
+
+def _count(images: torch.Tensor, setting: str) -> int:
+    """Return the number of images, each of the size that a network would get."""
+    if images.shape[-1] != SIZES[setting] or images.shape[-2] != SIZES[setting]:
+        raise AssertionError(f"images of shape {tuple(images.shape[1:])}")
+    return len(images)
 
 
 def _require_all(total: int, expected: int) -> None:

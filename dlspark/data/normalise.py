@@ -22,10 +22,15 @@ def normalise(pixels: torch.Tensor, preprocessing: Preprocessing) -> torch.Tenso
         pixels: uint8 [b, H, W, C]; with preprocessing.crop also images that were cropped to it already.
         preprocessing: mean and std by channel, in units of [0, 1], and the crop.
 
+    Raises:
+        ValueError: the images are smaller than what the network sees.
+
     Returns:
         float32 [b, C, h, w] with (h, w) = preprocessing.input_size, contiguous, on the device of `pixels`.
     """
     tall, wide = preprocessing.input_size
+    if tall > pixels.shape[1] or wide > pixels.shape[2]:
+        raise ValueError(f"images of {tuple(pixels.shape[1:3])} are smaller than the input {(tall, wide)}")
     top, left = (pixels.shape[1] - tall) // 2, (pixels.shape[2] - wide) // 2
     pixels = pixels[:, top : top + tall, left : left + wide]
     scale, offset = _factors(preprocessing.mean, preprocessing.std, pixels.device)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 
 from dlspark.contracts import ImageFormat, Preprocessing
@@ -38,6 +39,11 @@ def test_the_network_sees_the_centre_of_a_crop_and_of_what_is_cropped_already_al
     assert result.shape == (6, 3, 2, 2)
     assert torch.equal(result, normalise(torch.from_numpy(PIXELS[:, 1:3, 1:3]), cropping))
     assert torch.equal(result, normalise(torch.from_numpy(PIXELS), PREPROCESSING)[:, :, 1:3, 1:3])
+
+
+def test_images_smaller_than_the_input_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(4, 5\) are smaller than the input \(5, 5\)"):
+        normalise(torch.from_numpy(PIXELS), dataclasses.replace(PREPROCESSING, crop=5))
 
 
 def test_no_rows_keep_their_shape() -> None:
