@@ -11,6 +11,7 @@ from collections import OrderedDict
 
 from torch import nn
 
+from dlspark.models.initialise import initialise_logits
 from dlspark.models.layer_table import check_fit
 from dlspark.models.layers import dropout_layer
 from dlspark.models.zoo import choose_stem, require_total_stride, take_channels
@@ -85,4 +86,7 @@ def _small(channels: int, num_classes: int, drop: nn.Dropout) -> nn.Module:
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)  # type: ignore[arg-type] # these convolutions have one
+        elif isinstance(layer, nn.Linear):
+            initialise_logits(layer.weight)
+            nn.init.zeros_(layer.bias)
     return network

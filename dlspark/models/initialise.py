@@ -2,7 +2,9 @@
 
 The spread of the first weights decides whether the signal keeps its size through the layers; `auto` takes the
 one that suits the activation: He for the rectifiers, which halve the signal, Xavier for the symmetric sigmoid
-and tanh, and for maxout the He of its own second moment.
+and tanh, and for maxout the He of its own second moment. The logits begin near 0, whatever the size of the
+features that they are made of (pooling takes the largest): a network that knows nothing yet then says so, and
+its first loss is the one of theory.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ _SCHEMES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "he_normal": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),
     "he_uniform": lambda weight: nn.init.kaiming_uniform_(weight, nonlinearity="relu"),
 }
+_SPREAD_OF_LOGITS = 0.1
+"""Of what would keep the size of the features, which is 1 to 5 after rectifiers and pooling."""
 INITIALISATIONS = ("auto", "torch", "normal", *_SCHEMES)
 
 
@@ -42,9 +46,9 @@ def initialise(
         network: its last layer gives the logits; each other convolution and fully connected layer is followed
             by `activation`.
         activation: sigmoid, tanh, relu, leaky_relu or maxout; for "auto".
-        initialisation: "auto" (what suits the activation, and Xavier for the logits), "torch" (torch's own:
-            uniform in +-1/sqrt(fan_in), biases too), "normal" (N(0, std^2)), "xavier_normal" and
-            "xavier_uniform" (variance 2/(fan_in + fan_out), Glorot and Bengio 2010), "he_normal" and
+        initialisation: "auto" (what suits the activation, and for the logits N(0, 0.01/fan_in)), "torch"
+            (torch's own: uniform in +-1/sqrt(fan_in), biases too), "normal" (N(0, std^2)), "xavier_normal"
+            and "xavier_uniform" (variance 2/(fan_in + fan_out), Glorot and Bengio 2010), "he_normal" and
             "he_uniform" (variance 2/fan_in, He et al. 2015, arXiv:1502.01852).
         initialisation_std: standard deviation of "normal"; > 0. Small ones (0.01) are the custom of the nets
             before 2010, and of Hinton et al. 2012.
@@ -70,12 +74,17 @@ def initialise(
         elif initialisation != "auto":
             _SCHEMES[initialisation](layer.weight)
         elif layer is layers[-1]:
-            nn.init.xavier_uniform_(layer.weight)
+            initialise_logits(layer.weight)
         else:
             _suit(layer.weight, activation, maxout_pieces)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
     return network
+
+
+def initialise_logits(weight: torch.Tensor) -> None:
+    """Draw the weights [K, ...] of the layer that gives the logits from N(0, 0.01/fan_in), in place."""
+    nn.init.normal_(weight, std=_SPREAD_OF_LOGITS / math.sqrt(weight[0].numel()))
 
 
 def maxout_second_moment(pieces: int) -> float:

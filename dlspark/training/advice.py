@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-_FAR_FROM_THEORY = 4.0
+_FAR_FROM_THEORY = 1.5
 _DEAD_SHARE, _SATURATED_SHARE = 0.3, 0.5
 _RATIO, _RATIO_HIGH, _RATIO_LOW = 1e-3, 0.1, 1e-5
 _DIVERGED, _NUM_RECENT_STEPS = 1.5, 20
@@ -25,7 +25,7 @@ _NUM_STEPS_OF_NOISE, _NOISY = 50, 0.25
 def initial_loss_advice(first_loss: float, expected_loss: float) -> str | None:
     """Speak of first weights that are too large: the first loss is far above that of a network without any.
 
-    Far is four times: He's first weights and dropout together make it two or three times by themselves.
+    Far is half above it: the first weights of all networks here stay within that.
 
     Args:
         first_loss: mean of the first step, before it.

@@ -22,8 +22,8 @@ def deep(**options: object) -> nn.Module:
     )
 
 
-def noise(rows: int = 256) -> torch.Tensor:
-    return torch.randn(rows, 1, 20, 20, generator=torch.Generator().manual_seed(1))
+def noise(rows: int = 256, size: int = 20) -> torch.Tensor:
+    return torch.randn(rows, 1, size, size, generator=torch.Generator().manual_seed(1))
 
 
 def stds(network: nn.Module, kind: str) -> list[float]:
@@ -40,7 +40,18 @@ def test_first_weights_suit_the_activation(name: str) -> None:
             spreads.append(float(layer.weight.detach().std()) * 20)
     expected = 2**0.5 if name in ("relu", "leaky_relu") else 1.0
     assert spreads[:-1] == pytest.approx([expected] * 6, rel=0.02)
-    assert spreads[-1] == pytest.approx((2 * 400 / 410) ** 0.5, rel=0.05)  # the logits: Xavier
+    assert spreads[-1] == pytest.approx(0.1, rel=0.05)  # the logits
+
+
+@pytest.mark.parametrize(
+    "name", ["perceptron", "mlp", "lenet5", "mnist_cnn", "alexnet", "vgg11", "googlenet", "resnet18"]
+)
+def test_a_network_that_knows_nothing_has_the_first_loss_of_theory(name: str) -> None:
+    torch.manual_seed(0)
+    network = build_model(name, channels=1, height=32, width=32, num_classes=10)
+    with torch.no_grad():
+        loss = nn.functional.cross_entropy(network(noise(64, size=32)), torch.arange(64) % 10)
+    assert float(loss) == pytest.approx(math.log(10), rel=0.25)
 
 
 @pytest.mark.parametrize(

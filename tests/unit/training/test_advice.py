@@ -33,9 +33,8 @@ def said(sentence: str | None, *parts: str) -> bool:
 
 def test_initial_loss() -> None:
     expected = math.log(10)
-    assert said(initial_loss_advice(12.0, expected), "12", "2.303", "initialisation")
-    assert initial_loss_advice(2.6, expected) is None
-    assert initial_loss_advice(6.0, expected) is None  # He's first weights with dropout
+    assert said(initial_loss_advice(3.5, expected), "3.5", "2.303", "initialisation")
+    assert initial_loss_advice(3.4, expected) is None
     assert initial_loss_advice(0.4, expected) is None  # trained weights
 
 
