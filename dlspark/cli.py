@@ -24,8 +24,8 @@ from dlspark.errors import ConfigError, DlsparkError, WorkerFailedError
 from dlspark.help import STAGES, data_help, general_help, stage_help
 
 _OPTIONS = ("--help", "-h", "--version", "--debug")
-_NEEDS_SPARK = ("ingest", "predict", "full")
-_LAUNCHES_WORKERS = ("train", "evaluate", "full")
+_NEEDS_SPARK = ("ingest", "predict", "full", "bench-scale")
+_LAUNCHES_WORKERS = ("train", "evaluate", "full", "compare")
 _EXIT_UNEXPECTED, _EXIT_USER, _EXIT_INTERRUPTED = 1, 2, 130
 _QUIET = ("py4j", "alembic", "mlflow", "petastorm", "git", "urllib3", "matplotlib", "PIL", "fsspec")
 

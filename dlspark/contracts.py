@@ -221,7 +221,7 @@ class TrainResult:
     validation: EvaluationResult | None
     """Of the last epoch, with early stopping of the best; None where the dataset has no val split."""
     precision: str
-    """The one that was used, fp32 or bf16."""
+    """The one that was used, fp32, bf16 or fp16."""
     device: str
     checkpoint: str
     """URL of the final checkpoint, the same on every rank."""

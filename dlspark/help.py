@@ -15,8 +15,10 @@ STAGES = {
     "register": "a run -> a version of a registered model, and the alias on it",
     "predict": "images and a model -> labels and probabilities in Parquet (Spark)",
     "full": "all of it: ingest, train, evaluate, register",
+    "compare": "a dataset -> trainings that differ in a few words, in one picture and below one MLflow run",
     "replay": "a run -> the batch of one of its steps: rows, pixels as trained on, and the loss of each",
     "bench-loader": "a dataset -> how fast it is read, by reader, threads and storage, beside the network",
+    "bench-scale": "a dataset -> images per second of the network on 1 to N workers, by backend",
     "doctor": "look at Java, Spark, Horovod, versions, slots and tracking, and say what to repair",
     "sync": "send what MLflow does not have yet of a run (its server was away)",
 }
@@ -55,8 +57,10 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "register": ("run_dir", "tracking.uri", *_REGISTER),
     "predict": ("source", "overwrite", "predict.", "tracking.uri", *_CLUSTER),
     "full": (*_INGEST, *_TRAIN, *_LAUNCH, "tracking."),
+    "compare": ("compare.", *_TRAIN, *_LAUNCH, *_TRACK),
     "replay": ("run_dir", "dataset", "step", *_READ),
     "bench-loader": ("dataset", *_FIT, *_READ),
+    "bench-scale": ("dataset", "model.", "loss.", "optimizer.", "train.", *_LAUNCH),
     "doctor": ("cluster.", "tracking.uri"),
     "sync": ("run_dir", "tracking.uri"),
 }
@@ -69,8 +73,10 @@ _GROUPS: dict[str, tuple[str, ...]] = {
     "register": ("experiment", "tracking"),
     "predict": ("experiment", "cluster", "tracking"),
     "full": ("experiment", "model", *_RECIPE, "augment", "data", "cluster", "tracking"),
+    "compare": ("experiment", "model", *_RECIPE, "augment", "data", "cluster", "tracking"),
     "replay": ("experiment",),
     "bench-loader": ("experiment", "model", "loss", "optimizer", "augment"),
+    "bench-scale": ("experiment", "model", "optimizer", "cluster"),
     "doctor": ("experiment", "cluster", "tracking"),
     "sync": ("experiment", "tracking"),
 }
@@ -102,7 +108,7 @@ keys that matter
   train.epochs train.global_batch_size train.seed optimizer.lr
   cluster.backend (horovod, torch, local, auto)  cluster.workers  cluster.master
   tracking.uri tracking.experiment
-  experiment                                  a whole recipe: {", ".join(list_choices("experiment"))}
+  experiment                                  a whole recipe, a file of conf/experiment
 
 `dlspark <stage> --help` lists the keys of a stage with their defaults. The files of conf/ hold the same keys;
 what stands on the command line wins over an experiment, and an experiment over the other files.

@@ -129,6 +129,7 @@ def step_options_of(config: Config, *, class_rows: Sequence[int], steps_per_epoc
     return StepOptions(
         loss=loss_of(config, class_rows),
         num_parts=num_parts,
+        all_ranks_compute=config.train.sync_batch_norm,
         momentum=_momentum_of(config, steps_per_epoch),
         l1=bounds.l1,
         clip_norm=bounds.clip_norm,
@@ -196,6 +197,7 @@ def diagnostics_of(config: Config, num_classes: int) -> DiagnosticsOptions:
     known = isinstance(config.loss.class_weights, str)
     return DiagnosticsOptions(
         every_steps=config.diagnostics.every_steps,
+        replicas_every_steps=config.diagnostics.replicas_every_steps,
         expected_loss=expected_initial_loss(config.loss.name, num_classes=num_classes, **options)
         if known
         else None,

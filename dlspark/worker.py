@@ -38,6 +38,7 @@ from dlspark.recipe import (
     diagnostics_of,
     early_stopping_of,
     figures_of,
+    loss_of,
     optimizer_of,
     preprocessing_of,
     rows_of_a_step,
@@ -51,6 +52,7 @@ from dlspark.training.evaluation import evaluate_model
 from dlspark.training.precision import choose_precision
 from dlspark.training.snapshots import checkpoints_folder, final_checkpoint, read_snapshot
 from dlspark.training.stopping import sigterm_as_request
+from dlspark.training.sync_batch_norm import synchronise_batch_norm
 from dlspark.training.trainer import fit
 from dlspark.training.weight_average import WeightAverage
 
@@ -76,6 +78,9 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
     describe = _describer(config, manifest)
     resume = read_snapshot(task.resume_from) if task.resume_from else None
     model = _build_initial_model(config, manifest, communicator).to(device)
+    if config.train.sync_batch_norm:
+        num_layers = synchronise_batch_norm(model, communicator)
+        _log.info("%d layers of batch normalisation are over the rows of all workers", num_layers)
     decay = config.regularize.ema_decay
     average = None if decay is None else WeightAverage(model, decay)
     opened = partial(
@@ -177,6 +182,7 @@ def run_evaluation(task: WorkerTask, communicator: Communicator) -> EvaluationRe
             *(model.to(device), source, communicator),
             num_classes=len(manifest.classes),
             device=device,
+            loss=loss_of(config, manifest.splits["train"].class_rows),
             figures=figures_of(config, len(manifest.classes)),
         )
 

@@ -156,7 +156,7 @@ def _measure_model(config: Config, dataset: str, manifest: Manifest) -> float:
         precision=choose_precision(config.train.precision, device),
         device=device,
         seconds=_SECONDS_OF_A_CASE,
-    )
+    ).images_per_second
 
 
 def _first_batch(config: Config, dataset: str, manifest: Manifest) -> Batch:

@@ -17,7 +17,7 @@ from dlspark.training.checkpoint import read_description
 from dlspark.training.metrics import class_metrics, evaluation_metrics
 from dlspark.training.snapshots import final_checkpoint
 from dlspark.worker import run_evaluation
-from pipelines.run_directory import RunDescription, read_run_description
+from pipelines.run_directory import RunDescription, read_config, read_run_description
 from pipelines.stage import required, with_backend
 from pipelines.train import require_workers
 
@@ -35,7 +35,7 @@ class EvaluateStageResult:
     split: Split
     num_rows: int
     loss: float
-    """Mean over rows, in nats."""
+    """Mean over rows, in nats for cross entropy."""
     accuracy: float
     """Share in [0, 1]."""
 
@@ -45,7 +45,7 @@ class EvaluateStageResult:
 
 
 def run(config: Config, spark: SparkSession | None) -> EvaluateStageResult:
-    """Evaluate the final checkpoint of `run_dir` on `split`.
+    """Evaluate the final checkpoint of `run_dir` on `split`, by the loss that the run was trained on.
 
     Args:
         config: run_dir is required; dataset defaults to the one the run was trained on.
@@ -72,7 +72,7 @@ def run(config: Config, spark: SparkSession | None) -> EvaluateStageResult:
         dataset=dataset,
         fingerprint=manifest.fingerprint,
         run_dir=run_dir,
-        config=config.model_dump(mode="json"),
+        config=config.model_copy(update={"loss": read_config(run_dir).loss}).model_dump(mode="json"),
         split=config.split,
     )
     result: EvaluationResult = launch(

@@ -79,12 +79,13 @@ class TrainStageResult:
         return asdict(self)
 
 
-def run(config: Config, spark: SparkSession | None) -> TrainStageResult:
+def run(config: Config, spark: SparkSession | None, *, parent_run_id: str | None = None) -> TrainStageResult:
     """Train as configured, or go on with the run in run_dir; a complete run is left as it is.
 
     Args:
         config: dataset is required; run_dir defaults to a new folder below ./runs.
         spark: the session whose executors train; None for cluster.backend=local.
+        parent_run_id: the MLflow run below which this one is shown; None: it stands alone.
 
     Raises:
         SystemExit: the training was told to stop (SIGTERM), and is saved.
@@ -101,7 +102,7 @@ def run(config: Config, spark: SparkSession | None) -> TrainStageResult:
         if (known := read_result(run_dir)) is not None:
             _log.info("the run in %s is complete: nothing to do; overwrite=true trains anew", run_dir)
             return TrainStageResult(**known)
-    _refuse_what_cannot_train(config, manifest, spark, is_new=earlier is None)
+    refuse_what_cannot_train(config, manifest, spark, is_new=earlier is None)
     if earlier is None:
         clear_run_dir(run_dir)
     write_config(run_dir, config)
@@ -113,7 +114,7 @@ def run(config: Config, spark: SparkSession | None) -> TrainStageResult:
     )
     if earlier is not None:
         task = replace(task, **resumed(task))
-    with _start(config, manifest, task, spark, earlier) as tracked:
+    with _start(config, manifest, task, spark, earlier, parent_run_id=parent_run_id) as tracked:
         write_run_description(run_dir, _describe(tracked, task))
         log_dataset(config, manifest, run_dir, tracked)
         with show_progress("train", "steps") as progress, follow_progress(run_dir, progress):
@@ -153,10 +154,14 @@ def _result(
     )
 
 
-def _refuse_what_cannot_train(
+def refuse_what_cannot_train(
     config: Config, manifest: Manifest, spark: SparkSession | None, *, is_new: bool
 ) -> None:
-    """Raise before anything is written, cheapest check first."""
+    """Return if a training can start; cheapest check first, and before anything is written.
+
+    Raises:
+        DlsparkError: the dataset, the network, the cluster or the tracking server is not what it needs.
+    """
     num_rows = manifest.splits["train"].rows
     if num_rows < config.cluster.workers:
         raise DatasetError(
@@ -197,6 +202,8 @@ def _start(
     task: WorkerTask,
     spark: SparkSession | None,
     earlier: RunDescription | None,
+    *,
+    parent_run_id: str | None,
 ) -> AbstractContextManager[TrackedRun]:
     image = manifest.preprocessing.image
     application = (
@@ -207,6 +214,7 @@ def _start(
         "dlspark.workers": config.cluster.workers,
         "dlspark.run_dir": task.run_dir,
         **application,
+        **({} if parent_run_id is None else {"mlflow.parentRunId": parent_run_id}),
     }
     if earlier is not None:
         return continue_run(

@@ -46,7 +46,8 @@ class Key:
     @property
     def is_text(self) -> bool:
         """Tell whether any text is a value of it."""
-        return str in (self.field.annotation, *get_args(self.field.annotation))
+        kind = self.field.annotation
+        return kind is str or (get_origin(kind) in (Union, types.UnionType) and str in get_args(kind))
 
 
 def list_keys(section: type[BaseModel] = Config, prefix: str = "") -> Iterator[Key]:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dlspark.config.checkpoint_section import CheckpointConfig
+from dlspark.config.compare_section import CompareConfig
 from dlspark.config.data_sections import AugmentConfig, DataConfig, ImageConfig
 from dlspark.config.diagnostics_section import DiagnosticsConfig
 from dlspark.config.loss_sections import CrossEntropyConfig, LossConfig
@@ -105,6 +106,7 @@ class Config(Section):
     cluster: ClusterConfig = ClusterConfig()
     tracking: TrackingConfig = TrackingConfig()
     predict: PredictConfig = PredictConfig()
+    compare: CompareConfig = CompareConfig()
 
     @model_validator(mode="after")
     def _fewer_workers_learn_the_same(self) -> Config:

@@ -22,9 +22,12 @@ class TrainConfig(Section):
     added up, so only batch normalisation and dropout see the difference."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the initial weights, the shuffle, the augmentation and dropout."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 autocast where the hardware has it, else fp32; evaluation is always fp32."""
-
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """auto: bf16 autocast where the hardware has it, else fp32; fp16: autocast with a loss scale, for GPUs
+    without bf16; evaluation is always fp32."""
+    sync_batch_norm: bool = False
+    """Batch normalisation over the rows of all workers, at two small all-reduces a layer and step; else each
+    worker normalises by its own rows."""
     top_k: Annotated[int, Field(ge=2)] | None = 5
     """A row counts in the top-k accuracy if its class is among its k largest outputs; null, or not fewer
     than the classes: not counted."""

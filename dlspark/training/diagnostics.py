@@ -45,6 +45,8 @@ class DiagnosticsOptions:
     """Optimizer steps from one measured step to the next, >= 1; None: no layer is measured."""
     expected_loss: float | None = None
     """Of a network that knows nothing yet; None where no theory says it."""
+    replicas_every_steps: int | None = None
+    """Optimizer steps from one comparison of the ranks' replicas to the next, >= 1; None: none is made."""
 
 
 class Diagnostics:

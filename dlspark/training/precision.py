@@ -1,4 +1,4 @@
-"""Whether the forward pass runs in bf16 autocast or in fp32.
+"""Whether the forward pass runs in fp32, or by autocast in bf16 or fp16.
 
 bf16 pays where matrix units take it: CUDA devices that compute it in hardware, and CPUs with AMX (2 to 4
 times the fp32 rate). A CPU that has only vector instructions for it, or none, emulates it more slowly than
@@ -16,19 +16,25 @@ import torch
 
 _LOGGER = logging.getLogger(__name__)
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
+AUTOCAST_TYPES: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose_precision(precision: Literal["auto", "fp32", "bf16"], device: torch.device) -> Precision:
+def choose_precision(precision: Literal["auto", "fp32", "bf16", "fp16"], device: torch.device) -> Precision:
     """Return the precision to train in, and log it with its reason.
 
     Args:
-        precision: "fp32" and "bf16" are taken as they are; "auto" takes bf16 where `device` is fast at it.
+        precision: "fp32", "bf16" and "fp16" are taken as they are; "auto" takes bf16 where `device` is fast
+            at it. fp16 is for GPUs without bf16; see dlspark.training.loss_scale.
         device: where the network is trained.
     """
     if precision != "auto":
-        if precision == "bf16" and not has_fast_bf16(device):
-            _LOGGER.warning("precision bf16, as asked, though %s has no bf16 units: slower than fp32", device)
+        slow = {"bf16": not has_fast_bf16(device), "fp16": device.type == "cpu", "fp32": False}
+        if slow[precision]:
+            _LOGGER.warning(
+                "precision %s, as asked, though %s has no %s units: slower than fp32",
+                *(precision, device, precision),
+            )
         else:
             _LOGGER.info("precision %s, as asked", precision)
         return precision

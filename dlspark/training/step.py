@@ -12,10 +12,11 @@ from torch import nn
 from dlspark.contracts import Batch, Communicator
 from dlspark.training.diagnostics_layers import WeightProbe
 from dlspark.training.gradients import GradientBuffer
+from dlspark.training.loss_scale import LossScale
 from dlspark.training.losses import Loss, cross_entropy_sum
 from dlspark.training.metrics import count_correct
 from dlspark.training.optimizers import set_rates
-from dlspark.training.precision import Precision
+from dlspark.training.precision import AUTOCAST_TYPES, Precision
 from dlspark.training.regularize import (
     add_l1_gradient,
     clip_gradient_norm,
@@ -32,6 +33,8 @@ class StepOptions:
     loss: Loss = cross_entropy_sum
     num_parts: int = 1
     """Parts into which a rank cuts its rows, one forward and backward each; >= 1."""
+    all_ranks_compute: bool = False
+    """A rank passes through the network also without rows, since the layers talk to those of other ranks."""
     momentum: Callable[[int], float] | None = None
     """Optimizer step, from 0, to its momentum; None: the optimizer's own."""
     l1: float = 0.0
@@ -54,6 +57,7 @@ def train_step(
     momentum: float | None = None,
     options: StepOptions = StepOptions(),
     average: WeightAverage | None = None,
+    scale: LossScale | None = None,
     ask: int = 0,
     weights: WeightProbe | None = None,
 ) -> StepResult:
@@ -70,6 +74,7 @@ def train_step(
         momentum: of this step; None: the optimizer's own.
         options: what else is done.
         average: takes the new weights in.
+        scale: of the loss, for fp16; the weights stay as they are where it was too large. None: none.
         ask: what this rank asks for after the step; the all-reduce carries it, so that all ranks agree.
         weights: notes gradients and weights before they change; None on most steps.
     """
@@ -77,20 +82,23 @@ def train_step(
     started = _now(device)
     gradients.clear()
     gradients.put_ask(ask)
-    if len(batch.labels):
-        _add_gradients(model, gradients, batch, precision=precision, options=options)
+    if len(batch.labels) or options.all_ranks_compute:
+        factor = 1.0 if scale is None else scale.value
+        _add_gradients(model, gradients, batch, precision=precision, options=options, factor=factor)
     computed = _now(device)
     total_loss, total_correct, asked = gradients.all_reduce_sum(communicator)
     reduced = _now(device)
+    follows = scale is None or scale.unscale(gradients)
     if weights is not None:
         weights.before_update()
-    _bound_gradients(model, gradients, options)
-    set_rates(optimizer, lr=lr, momentum=momentum)
-    optimizer.step()
-    if options.max_squared_norm is not None:
-        limit_weight_norms(model, options.max_squared_norm)
-    if average is not None:
-        average.update()
+    if follows:
+        _bound_gradients(model, gradients, options)
+        set_rates(optimizer, lr=lr, momentum=momentum)
+        optimizer.step()
+        if options.max_squared_norm is not None:
+            limit_weight_norms(model, options.max_squared_norm)
+        if average is not None:
+            average.update()
     stepped = _now(device)
     return StepResult(
         global_rows=batch.global_rows,
@@ -171,16 +179,24 @@ class EpochTotals:
 
 
 def _add_gradients(
-    model: nn.Module, gradients: GradientBuffer, batch: Batch, *, precision: Precision, options: StepOptions
+    model: nn.Module,
+    gradients: GradientBuffer,
+    batch: Batch,
+    *,
+    precision: Precision,
+    options: StepOptions,
+    factor: float,
 ) -> None:
-    """Add up this rank's share of the mean loss's gradient; each part is divided by the global rows too."""
+    """Add up this rank's share of `factor` times the mean loss's gradient, over the rows of all ranks."""
     device, num_parts = gradients.device, options.num_parts
-    for images, labels in zip(batch.images.chunk(num_parts), batch.labels.chunk(num_parts), strict=True):
+    # tensor_split gives so many parts of any number of rows, chunk leaves out those without rows.
+    cut = torch.tensor_split if options.all_ranks_compute else torch.chunk
+    for images, labels in zip(cut(batch.images, num_parts), cut(batch.labels, num_parts), strict=True):
         here = labels.to(device, non_blocking=True)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        with torch.autocast(device.type, dtype=AUTOCAST_TYPES.get(precision), enabled=precision != "fp32"):
             logits = model(images.to(device, non_blocking=True))
         loss_sum = options.loss(logits, here)
-        torch.autograd.backward(loss_sum / batch.global_rows)
+        torch.autograd.backward(loss_sum * (factor / batch.global_rows))
         gradients.add_totals(loss_sum, count_correct(logits, here))
 
 

@@ -3,9 +3,9 @@
 Each global step, every rank sums the loss over its own rows and divides by the rows of the whole global
 batch; one all-reduce sums gradients, loss and correct rows. So unequal ranks, and ranks without rows, weigh
 what they should. Collectives of an epoch: one for each step, one more for a measured step, two for the
-buffers of batch normalisation (none without them), one for the evaluation, one for each checkpoint: the same
-on every rank, since what a rank asks for travels with the gradients. A training that goes on from a snapshot
-is bit for bit one that never stopped.
+buffers of batch normalisation (none without them), one for the evaluation, one for each comparison of the
+replicas and each checkpoint: the same on every rank, since what a rank asks for travels with the gradients. A
+training that goes on from a snapshot is bit for bit one that never stopped.
 """
 
 from __future__ import annotations
@@ -26,10 +26,12 @@ from dlspark.training.divergence import require_finite
 from dlspark.training.early_stopping import EarlyStopping
 from dlspark.training.evaluation import evaluate_model
 from dlspark.training.gradients import GradientBuffer
+from dlspark.training.loss_scale import LossScale
 from dlspark.training.metrics import Figures, class_metrics, evaluation_metrics
 from dlspark.training.plateau import PlateauSchedule
 from dlspark.training.position import Position
 from dlspark.training.precision import Precision
+from dlspark.training.replica_check import ReplicaCheck
 from dlspark.training.replicas import average_buffers, broadcast_state
 from dlspark.training.schedules import Schedule
 from dlspark.training.step import StepOptions, train_step
@@ -115,8 +117,8 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
         evidence_folder: URL of the folder that names the rows of a step that went wrong; None: none does.
 
     Raises:
-        ModelError: the loss is not finite, or weights that are to be saved are not; every rank raises it at
-            the same step.
+        ModelError: the loss is not finite, or weights that are to be saved are not, or the replicas of the
+            ranks differ; every rank raises it at the same step.
         DatasetError: the batches are not those that the source promised.
     """
     broadcast_state(model, communicator)
@@ -127,12 +129,17 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
         num_rows=train.num_rows,
         options=diagnostics,
     )
+    replicas = ReplicaCheck(
+        *(model, optimizer, communicator, device), every_steps=diagnostics.replicas_every_steps
+    )
+    scale = LossScale() if precision == "fp16" else None
     kept: dict[str, Stateful | None] = {"model": model, "average": average}
     others: dict[str, Stateful | None] = {
         "schedule": schedule if isinstance(schedule, PlateauSchedule) else None,
         "average": average,
         "early_stopping": early_stopping,
         "diagnostics": watch,
+        "loss_scale": scale,
     }
     state = TrainingState(model, optimizer, communicator, device, others=others)
     state.restore(resume)
@@ -150,6 +157,7 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
                     precision=precision,
                     options=options,
                     average=average,
+                    scale=scale,
                     ask=checkpoints.ask(at.step + 1, ends_epoch=ends_epoch),
                     weights=weights,
                 )
@@ -169,11 +177,13 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
             watch.after_step(step, step=at.step)
             shown = {"loss": metrics["step/loss"], "images/s": metrics["step/images_per_second"]}
             tracker.log_progress(step=at.step, num_steps=epochs * train.num_steps, fields=shown)
+            replicas.after_step(at.step, saves=step.asked > 0)
             if step.asked:
                 _save(state, checkpoints, tracker)
             if step.asked >= STOP:
                 return _result(at, train, stopped=True)
         average_buffers(model, communicator, local_rows=at.totals.local_rows)
+        replicas.after_epoch(at.step)
         seconds = at.totals.seconds()
         metrics, validation = at.totals.metrics(seconds), None
         if val is not None:

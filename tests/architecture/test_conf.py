@@ -59,7 +59,7 @@ def test_the_root_file_has_the_keys_that_no_group_has() -> None:
     del values["defaults"]
     sections = set(GROUPS) - {"experiment"}
     assert set(values) == set(Config.model_fields) - sections
-    for name in ("image", "train", "regularize", "checkpoint", "diagnostics", "predict"):
+    for name in ("image", "train", "regularize", "checkpoint", "diagnostics", "predict", "compare"):
         inner = values[name]
         assert isinstance(inner, dict)
         assert set(inner) == set(type(getattr(Config(), name)).model_fields)

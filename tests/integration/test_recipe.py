@@ -52,7 +52,11 @@ def train(dataset: Path, run_dir: Path, *words: str) -> TrainResult:
 
 @pytest.mark.parametrize("loss", ["bce", "mse", "mae", "hinge", "squared_hinge"])
 def test_every_loss_trains(loss: str, dataset: Path, tmp_path: Path) -> None:
-    assert train(dataset, tmp_path, f"loss={loss}", "loss.class_weights=balanced").validation is not None
+    words = (f"loss={loss}", "loss.class_weights=balanced")
+    validation = train(dataset, tmp_path, *words).validation
+    evaluated = run_evaluation(task_of(dataset, tmp_path, *words, split="val"), LocalCommunicator())
+    assert validation is not None
+    assert evaluated.loss == pytest.approx(validation.loss, rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -121,11 +121,13 @@ def test_two_torch_ranks_give_the_curve_of_one_process_and_of_horovod(
     dataset = str(tmp_path / "dataset")
     ingest.run(compose(["source=builtin:digits", f"dataset={dataset}"]), spark)
     common = (
-        *(f"dataset={dataset}", "train.epochs=3", "train.global_batch_size=100", "optimizer.lr=0.02"),
+        *(f"dataset={dataset}", "train.epochs=8", "train.global_batch_size=100", "optimizer.lr=0.02"),
         *(f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", "augment.crop_padding=1", "optimizer=sgd"),
         *("model.dropout_features=0", "model.dropout_dense=0", "train.precision=fp32"),
+        "loss.label_smoothing=0.05",
     )
-    curves, weights = {}, {}
+    curves: dict[str, list[float]] = {}
+    weights: dict[str, dict[str, torch.Tensor]] = {}
     for backend, num in (("local", 1), ("torch", 2), ("horovod", 2)):
         run_dir = tmp_path / backend
         words = (f"cluster.backend={backend}", f"cluster.workers={num}", f"run_dir={run_dir}")
@@ -133,11 +135,15 @@ def test_two_torch_ranks_give_the_curve_of_one_process_and_of_horovod(
         assert (done.backend, done.workers) == (backend, num)
         curves[backend] = [value for _, value in metric_history(read_events(str(run_dir)))["step/loss"]]
         weights[backend] = load_checkpoint(str(run_dir / "checkpoints" / "final"))[0].state_dict()
+    assert len(curves["local"]) >= 100
     assert curves["local"][-1] < 0.5 * curves["local"][0], "nothing was learned"
     for backend in ("torch", "horovod"):
         assert curves[backend] == pytest.approx(curves["local"], rel=1e-5)
         for name, tensor in weights[backend].items():
-            assert torch.allclose(tensor, weights["local"][name], rtol=1e-4, atol=1e-6), name
-    words = (f"run_dir={tmp_path}/torch", "cluster.backend=torch", "cluster.workers=2")
+            assert torch.allclose(tensor, weights["local"][name], rtol=1e-5, atol=1e-6), name
+    words = (f"run_dir={tmp_path}/torch", "cluster.backend=torch", "cluster.workers=2", "split=val")
     found = evaluate.run(compose([*words, f"tracking.uri=sqlite:///{tmp_path}/mlflow.db"]), spark)
-    assert found.accuracy > 0.5
+    history = metric_history(read_events(str(tmp_path / "torch")))
+    assert (found.loss, found.accuracy) == pytest.approx(
+        tuple(history[name][-1][1] for name in ("val_loss", "val_accuracy")), rel=1e-6
+    )

@@ -101,6 +101,8 @@ def test_help_of_a_stage_lists_its_choices_and_keys(stage: str, capsys: pytest.C
         "doctor": "cluster.workers=2",
         "replay": "step=null",
         "bench-loader": "data.num_threads=null",
+        "compare": "compare.runs=()",
+        "bench-scale": "cluster.workers=2",
         "sync": "run_dir=null",
     }
     assert expected[stage] in text
