@@ -39,7 +39,7 @@ _READ = ("data.reader", "data.prefetch_batches", "data.num_threads", "data.memor
 _TRACK = ("tracking.uri", "tracking.experiment", "tracking.run_name", "tracking.system_metrics_seconds")
 _REGISTER = ("tracking.registered_model", "tracking.alias")
 _INGEST = ("source", "dataset", "overwrite", "image.", "data.", "augment.")
-_FIT = ("model.", "loss.", "optimizer.", "schedule.", "regularize.", "augment.", "train.")
+_FIT = ("model.", "transfer.", "loss.", "optimizer.", "schedule.", "regularize.", "augment.", "train.")
 _TRAIN = ("dataset", "run_dir", "overwrite", "resume", *_FIT, "checkpoint.", *_READ)
 _KEYS: dict[str, tuple[str, ...]] = {
     "ingest": (*_INGEST, *_CLUSTER),

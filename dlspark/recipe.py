@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+
 from dlspark.config import Config
 from dlspark.contracts import Preprocessing
 from dlspark.data.manifest import Manifest
@@ -16,14 +19,15 @@ from dlspark.errors import ConfigError, DatasetError
 from dlspark.models.build import build_model
 from dlspark.training.diagnostics import DiagnosticsOptions
 from dlspark.training.early_stopping import EarlyStopping
+from dlspark.training.frozen import freeze
 from dlspark.training.losses import Loss, balanced_weights, build_loss, expected_initial_loss
 from dlspark.training.metrics import Figures, outputs_of
 from dlspark.training.optimizers import build_optimizer, momentum_schedule, scale_lr
 from dlspark.training.schedules import Schedule, build_schedule
+from dlspark.training.start import load_start
 from dlspark.training.step import StepOptions
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 _NOT_OF_THE_OPTIMIZER = {"name", "lr_scaling", "momentum_start", "momentum_epochs"}
@@ -46,6 +50,33 @@ def build_network(config: Config, manifest: Manifest) -> nn.Module:
         num_classes=len(manifest.classes),
         **config.model.model_dump(exclude={"name"}),
     )
+
+
+def initial_model(config: Config, manifest: Manifest, *, rank: int, run_dir: str, resumes: bool) -> nn.Module:
+    """Return the network of a run before its first step, on the CPU, and seed torch's generator for dropout.
+
+    What is frozen is so on all ranks. Of weights that were made elsewhere only rank 0 has the values, which
+    the others take over when the training starts; a run that goes on has them in its snapshot.
+
+    Args:
+        config: of the run.
+        manifest: of its dataset.
+        rank: of this process; each has its own dropout.
+        run_dir: URL of the run directory.
+        resumes: the run goes on from a snapshot.
+
+    Raises:
+        DatasetError: the images are smaller than the crop.
+        ModelError: the network does not fit the images, or the first weights are missing or damaged.
+    """
+    torch.manual_seed(config.train.seed)
+    model = build_network(config, manifest)
+    if config.transfer.weights is not None and rank == 0 and not resumes:
+        load_start(run_dir, model)
+    freeze(model, config.transfer.trainable)
+    own_seed = np.random.SeedSequence([config.train.seed, rank]).generate_state(1)
+    torch.manual_seed(int(own_seed[0]))
+    return model
 
 
 def preprocessing_of(config: Config, manifest: Manifest) -> Preprocessing:
@@ -76,9 +107,9 @@ def rows_of_a_step(config: Config, num_rows: int) -> int:
 
 
 def optimizer_of(config: Config, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimizer of a run, at the base learning rate."""
+    """Return the optimizer of a run, at the base learning rate of the head."""
     options = config.optimizer.model_dump(exclude=_NOT_OF_THE_OPTIMIZER)
-    return build_optimizer(model, config.optimizer.name, **options)
+    return build_optimizer(model, config.optimizer.name, depth_decay=config.transfer.depth_decay, **options)
 
 
 def base_lr_of(config: Config, num_ranks: int) -> float:
@@ -201,6 +232,7 @@ def diagnostics_of(config: Config, num_classes: int) -> DiagnosticsOptions:
         expected_loss=expected_initial_loss(config.loss.name, num_classes=num_classes, **options)
         if known
         else None,
+        starts_trained=config.transfer.weights is not None,
     )
 
 

@@ -12,9 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from dlspark import storage
@@ -34,10 +32,10 @@ from dlspark.data.manifest import Manifest, read_manifest
 from dlspark.errors import DatasetError
 from dlspark.recipe import (
     base_lr_of,
-    build_network,
     diagnostics_of,
     early_stopping_of,
     figures_of,
+    initial_model,
     loss_of,
     optimizer_of,
     preprocessing_of,
@@ -55,9 +53,6 @@ from dlspark.training.stopping import sigterm_as_request
 from dlspark.training.sync_batch_norm import synchronise_batch_norm
 from dlspark.training.trainer import fit
 from dlspark.training.weight_average import WeightAverage
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +72,9 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
     is_first = communicator.rank == 0
     describe = _describer(config, manifest)
     resume = read_snapshot(task.resume_from) if task.resume_from else None
-    model = _build_initial_model(config, manifest, communicator).to(device)
+    model = initial_model(
+        *(config, manifest), rank=communicator.rank, run_dir=task.run_dir, resumes=resume is not None
+    ).to(device)
     if config.train.sync_batch_norm:
         num_layers = synchronise_batch_norm(model, communicator)
         _log.info("%d layers of batch normalisation are over the rows of all workers", num_layers)
@@ -231,15 +228,6 @@ def _device_of(communicator: Communicator) -> torch.device:
     # Where a library asks for "the GPU" without a number, it gets this one.
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
-
-
-def _build_initial_model(config: Config, manifest: Manifest, communicator: Communicator) -> nn.Module:
-    """Build with weights that are equal on all ranks, then give each rank its own dropout."""
-    torch.manual_seed(config.train.seed)
-    model = build_network(config, manifest)
-    own_seed = np.random.SeedSequence([config.train.seed, communicator.rank]).generate_state(1)
-    torch.manual_seed(int(own_seed[0]))
-    return model
 
 
 def open_source(

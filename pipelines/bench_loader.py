@@ -24,6 +24,7 @@ from dlspark.data.manifest import Manifest, read_manifest
 from dlspark.data.other_form import copy_in_form
 from dlspark.progress import show_progress
 from dlspark.recipe import build_network, optimizer_of
+from dlspark.training.frozen import freeze
 from dlspark.training.precision import choose_precision
 from dlspark.training.step_speed import measure_steps
 from dlspark.worker import open_source
@@ -148,6 +149,7 @@ def _measure(
 def _measure_model(config: Config, dataset: str, manifest: Manifest) -> float:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_network(config, manifest).to(device)
+    freeze(model, config.transfer.trainable)
     return measure_steps(
         model,
         optimizer_of(config, model),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,13 +12,11 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from dlspark import storage
 from dlspark.cluster.session import spark_session
 from dlspark.config import Config
-from dlspark.errors import ConfigError, ModelError
+from dlspark.errors import ConfigError
 from dlspark.predict.score import require_free_output, score_folder
-from dlspark.tracking.registry import fetch_checkpoint
-from dlspark.tracking.server import require_reachable
+from pipelines.run_model import trained_model
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +58,10 @@ def run(config: Config, spark: SparkSession | None) -> PredictResult:
     source, model, output = _needed_keys(config)
     require_free_output(output, overwrite=config.overwrite)
     started = time.monotonic()
-    with _checkpoint(model, config.tracking.uri) as checkpoint, _session(spark, config) as session:
+    with (
+        trained_model(model, config.tracking.uri, key="predict.model") as checkpoint,
+        _session(spark, config) as session,
+    ):
         result = score_folder(
             session,
             source=source,
@@ -98,26 +98,6 @@ def _needed_keys(config: Config) -> tuple[str, str, str]:
     if config.source is None or config.predict.model is None or config.predict.output is None:
         raise ConfigError("predict needs more keys", fix=f"add {' '.join(missing)}")
     return config.source, config.predict.model, config.predict.output
-
-
-@contextmanager
-def _checkpoint(model: str, tracking_uri: str) -> Iterator[str]:
-    if model.startswith(("models:/", "runs:/")):
-        require_reachable(tracking_uri)
-        with tempfile.TemporaryDirectory(prefix="dlspark-model-") as folder:
-            yield fetch_checkpoint(tracking_uri=tracking_uri, model_uri=model, folder=folder)
-        return
-    candidates = [storage.join(model, "checkpoints", "final"), model]
-    for folder in candidates:
-        if storage.exists(storage.join(folder, "checkpoint.json")):
-            yield folder
-            return
-    raise ModelError(
-        "there is no trained model",
-        where=storage.absolute(model),
-        allowed="a run directory that holds checkpoints/final, a checkpoint folder, or models:/name@alias",
-        fix="train first, or correct predict.model",
-    )
 
 
 @contextmanager

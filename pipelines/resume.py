@@ -13,7 +13,7 @@ from pipelines.run_directory import RunDescription, next_attempt, read_config
 
 _log = logging.getLogger(__name__)
 
-_SECTIONS = ("model", "loss", "optimizer", "schedule", "regularize", "augment", "train")
+_SECTIONS = ("model", "transfer", "loss", "optimizer", "schedule", "regularize", "augment", "train")
 """What a training is, beside its dataset. How its rows are read, where it runs and is recorded, and what is
 saved of it may change from start to start."""
 

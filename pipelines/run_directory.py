@@ -2,6 +2,7 @@
 
 <run_dir>/run.json       which MLflow run, which dataset; how later stages find both
 <run_dir>/config.yaml    the resolved configuration
+<run_dir>/start/         the first weights, where they were made elsewhere
 <run_dir>/result.json    what it came to, once it is complete
 <run_dir>/journal/       what the workers recorded
 <run_dir>/checkpoints/   what it goes on from, and the final weights
@@ -23,6 +24,7 @@ from dlspark.config import Config
 from dlspark.config.compose import read_resolved, resolved_yaml
 from dlspark.errors import ConfigError, OutputExistsError
 from dlspark.tracking.journal import list_segments
+from dlspark.training.start import START_FOLDER
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ def find_run(url: str, *, overwrite: bool, resume: Literal["auto", "never"]) -> 
             where=f"run_dir={url}",
             fix="choose another run_dir",
         )
-    if overwrite or names == [_CONFIG]:
+    if overwrite or set(names) <= {_CONFIG, START_FOLDER}:
         return None
     if resume == "never":
         raise OutputExistsError(
@@ -77,6 +79,11 @@ def find_run(url: str, *, overwrite: bool, resume: Literal["auto", "never"]) -> 
             "replace it",
         )
     return read_run_description(url)
+
+
+def is_run(url: str) -> bool:
+    """Tell whether a folder is a run directory."""
+    return storage.exists(storage.join(url, _DESCRIPTION))
 
 
 def clear_run_dir(url: str) -> None:

@@ -1,9 +1,11 @@
-"""The trained network of a run as a model in MLflow; logged by `train`, or by `register` after an outage."""
+"""The trained network of a run: as a model in MLflow, by `train` or later `register`; and found again."""
 
 from __future__ import annotations
 
 import logging
-from contextlib import closing
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 
 import numpy as np
 
@@ -13,9 +15,10 @@ from dlspark.data.columns import pixels_of
 from dlspark.data.images import encode_png
 from dlspark.data.manifest import read_manifest
 from dlspark.data.readers import read_files
-from dlspark.errors import DatasetError
-from dlspark.tracking.registry import log_classifier
-from dlspark.training.checkpoint import load_checkpoint
+from dlspark.errors import DatasetError, ModelError
+from dlspark.tracking.registry import fetch_checkpoint, log_classifier
+from dlspark.tracking.server import require_reachable
+from dlspark.training.checkpoint import DESCRIPTION_FILE, load_checkpoint
 from dlspark.training.snapshots import final_checkpoint
 
 _log = logging.getLogger(__name__)
@@ -53,6 +56,36 @@ def log_run_model(run_dir: str, *, tracking_uri: str, run_id: str, example_image
             "metrics": dict(description.metrics),
         },
         step=description.step,
+    )
+
+
+@contextmanager
+def trained_model(model: str, tracking_uri: str, *, key: str) -> Iterator[str]:
+    """Yield the URL of the checkpoint of a model that is trained; one of the registry is there for the block.
+
+    Args:
+        model: a run directory, a checkpoint folder, or an MLflow model URI.
+        tracking_uri: of the MLflow server.
+        key: of the configuration that names the model, for the message.
+
+    Raises:
+        ModelError: there is no such model.
+        TrackingError: the model is one of the registry, which does not answer or does not have it.
+    """
+    if model.startswith(("models:/", "runs:/")):
+        require_reachable(tracking_uri)
+        with tempfile.TemporaryDirectory(prefix="dlspark-model-") as folder:
+            yield fetch_checkpoint(tracking_uri=tracking_uri, model_uri=model, folder=folder)
+        return
+    for folder in (final_checkpoint(model), model):
+        if storage.exists(storage.join(folder, DESCRIPTION_FILE)):
+            yield folder
+            return
+    raise ModelError(
+        "there is no trained model",
+        where=storage.absolute(model),
+        allowed="a run directory that holds checkpoints/final, a checkpoint folder, or models:/name@alias",
+        fix=f"train first, or correct {key}",
     )
 
 

@@ -29,6 +29,7 @@ from dlspark.tracking.facts import DatasetFacts, dataset_name
 from dlspark.tracking.follow import follow_progress
 from dlspark.tracking.run import TrackedRun, continue_run, require_reachable, start_run
 from dlspark.worker import run_training
+from pipelines.first_weights import FirstWeights, find_first_weights, log_frozen
 from pipelines.restart import train_with_restarts
 from pipelines.resume import require_same_training, resumed
 from pipelines.run_directory import (
@@ -102,10 +103,12 @@ def run(config: Config, spark: SparkSession | None, *, parent_run_id: str | None
         if (known := read_result(run_dir)) is not None:
             _log.info("the run in %s is complete: nothing to do; overwrite=true trains anew", run_dir)
             return TrainStageResult(**known)
-    refuse_what_cannot_train(config, manifest, spark, is_new=earlier is None)
+    first = refuse_what_cannot_train(config, manifest, spark, is_new=earlier is None)
     if earlier is None:
         clear_run_dir(run_dir)
     write_config(run_dir, config)
+    if first is not None:
+        first.write(run_dir)
     task = WorkerTask(
         dataset=dataset,
         fingerprint=manifest.fingerprint,
@@ -114,7 +117,9 @@ def run(config: Config, spark: SparkSession | None, *, parent_run_id: str | None
     )
     if earlier is not None:
         task = replace(task, **resumed(task))
-    with _start(config, manifest, task, spark, earlier, parent_run_id=parent_run_id) as tracked:
+    with _start(
+        config, manifest, task, spark, earlier=earlier, first=first, parent_run_id=parent_run_id
+    ) as tracked:
         write_run_description(run_dir, _describe(tracked, task))
         log_dataset(config, manifest, run_dir, tracked)
         with show_progress("train", "steps") as progress, follow_progress(run_dir, progress):
@@ -156,8 +161,8 @@ def _result(
 
 def refuse_what_cannot_train(
     config: Config, manifest: Manifest, spark: SparkSession | None, *, is_new: bool
-) -> None:
-    """Return if a training can start; cheapest check first, and before anything is written.
+) -> FirstWeights | None:
+    """Return the first weights made elsewhere, if a training can start; nothing is written yet.
 
     Raises:
         DlsparkError: the dataset, the network, the cluster or the tracking server is not what it needs.
@@ -172,11 +177,14 @@ def refuse_what_cannot_train(
             fix="lower cluster.workers, or ingest more images",
         )
     with torch.device("meta"):
-        build_network(config, manifest)
+        network = build_network(config, manifest)
+    log_frozen(config.transfer, network)
     if is_new:
         # A run that goes on has its MLflow run already; the journal keeps the rest until the server answers.
         require_reachable(config.tracking.uri)
     require_workers(config, spark)
+    # A run that goes on has its first weights already.
+    return find_first_weights(config, manifest, network) if is_new else None
 
 
 def require_workers(config: Config, spark: SparkSession | None) -> None:
@@ -201,8 +209,9 @@ def _start(
     manifest: Manifest,
     task: WorkerTask,
     spark: SparkSession | None,
-    earlier: RunDescription | None,
     *,
+    earlier: RunDescription | None,
+    first: FirstWeights | None,
     parent_run_id: str | None,
 ) -> AbstractContextManager[TrackedRun]:
     image = manifest.preprocessing.image
@@ -233,7 +242,7 @@ def _start(
         run_name=config.tracking.run_name,
         run_dir=task.run_dir,
         config=config.model_dump(mode="json"),
-        tags={"dlspark.fingerprint": manifest.fingerprint, **tags},
+        tags={"dlspark.fingerprint": manifest.fingerprint, **tags, **(first.tags() if first else {})},
         dataset=DatasetFacts(
             name=dataset_name(config.dataset or ""),
             url=config.dataset or "",

@@ -20,6 +20,7 @@ from dlspark.config.optimizer_sections import AdamConfig, OptimizerConfig
 from dlspark.config.schedule_sections import ConstantConfig, ScheduleConfig
 from dlspark.config.section import Count, Positive, Section
 from dlspark.config.train_sections import RegularizeConfig, TrainConfig
+from dlspark.config.transfer_section import TransferConfig
 
 
 class ClusterConfig(Section):
@@ -95,6 +96,7 @@ class Config(Section):
     image: ImageConfig = ImageConfig()
     data: DataConfig = DataConfig()
     model: ModelConfig = MnistCnnConfig()
+    transfer: TransferConfig = TransferConfig()
     loss: LossConfig = CrossEntropyConfig()
     optimizer: OptimizerConfig = AdamConfig()
     schedule: ScheduleConfig = ConstantConfig()

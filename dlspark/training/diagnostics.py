@@ -47,6 +47,9 @@ class DiagnosticsOptions:
     """Of a network that knows nothing yet; None where no theory says it."""
     replicas_every_steps: int | None = None
     """Optimizer steps from one comparison of the ranks' replicas to the next, >= 1; None: none is made."""
+    starts_trained: bool = False
+    """The first weights know something, and may be trained at several rates: neither the first loss nor the
+    size of the updates is judged."""
 
 
 class Diagnostics:
@@ -124,13 +127,13 @@ class Diagnostics:
         self._step_losses.append(loss)
         if self._first_loss is None:
             self._first_loss = loss
-            if self._options.expected_loss is not None:
+            if self._options.expected_loss is not None and not self._options.starts_trained:
                 advice = initial_loss_advice(loss, self._options.expected_loss)
                 self._note("initial_loss", advice, step)
         if self._measured is None:
             return
         measured, self._measured = self._measured, None
-        if result.lr >= _FULL_RATE * self._base_lr:
+        if result.lr >= _FULL_RATE * self._base_lr and not self._options.starts_trained:
             self._ratios += [ratio for _, ratio in self._weights.values()]
         spread = measured.spread(self._layers)
         self._tracker.log_metrics(

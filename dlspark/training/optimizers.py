@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from dlspark.errors import ModelError
+from dlspark.training.frozen import lr_factors
 from dlspark.training.muon import Muon, split_for_muon
 
 _LOGGER = logging.getLogger(__name__)
@@ -42,11 +43,12 @@ def build_optimizer(
     *,
     weight_decay: float = 0.0,
     decay_norms_and_biases: bool = False,
+    depth_decay: float = 1.0,
     **options: Any,
 ) -> torch.optim.Optimizer:
-    """Build the optimizer of all parameters of a network.
+    """Build the optimizer of the parameters of a network that are trained.
 
-    A parameter group may carry `lr_factor`: its learning rate is that many times the one of the step.
+    A parameter group carries `lr_factor`: its learning rate is that many times the one of the step.
 
     Args:
         model: on the device where it will be trained.
@@ -54,6 +56,8 @@ def build_optimizer(
             (decoupled weight decay).
         weight_decay: of weights; biases and norms get 0.
         decay_norms_and_biases: True gives them the same.
+        depth_decay: learning rate of a block by that of the next one towards the head, in (0, 1]; see
+            `dlspark.training.frozen.lr_factors`.
         options: the other keys of the configuration group `optimizer` for this name that are torch's own, as
             lr, momentum, betas; for muon also adamw_lr.
 
@@ -79,7 +83,7 @@ def build_optimizer(
         rest = [parameter for parameter in parameters if parameter.ndim <= 1]
         groups.append({"params": weights, "weight_decay": weight_decay, **own})
         groups.append({"params": rest, "weight_decay": weight_decay * decay_norms_and_biases, **own})
-    return kind([group for group in groups if group["params"]], **options)
+    return kind(_by_rate(groups, model, depth_decay), **options)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, *, lr: float, momentum: float | None = None) -> None:
@@ -132,3 +136,20 @@ def scale_lr(lr: float, scaling: Literal["none", "linear", "sqrt"], *, num_ranks
             *(scaling, lr * factor, lr, num_ranks),
         )
     return lr * factor
+
+
+def _by_rate(groups: list[dict[str, Any]], model: nn.Module, depth_decay: float) -> list[dict[str, Any]]:
+    """Divide groups into those of one learning rate each, from the head down, without what is frozen."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    factors = lr_factors(model, depth_decay)
+    divided = []
+    for group in groups:
+        by_factor: dict[float, list[nn.Parameter]] = {}
+        for parameter in group["params"]:
+            if parameter.requires_grad:
+                by_factor.setdefault(factors[names[id(parameter)]], []).append(parameter)
+        divided += [
+            {**group, "params": by_factor[factor], "lr_factor": group.get("lr_factor", 1.0) * factor}
+            for factor in sorted(by_factor, reverse=True)
+        ]
+    return divided

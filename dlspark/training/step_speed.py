@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dlspark.contracts import Batch, Communicator
+from dlspark.training.frozen import train_mode
 from dlspark.training.gradients import GradientBuffer
 from dlspark.training.precision import Precision
 from dlspark.training.step import train_step
@@ -48,7 +49,7 @@ def measure_steps(
         device: where the network is.
         seconds: about so long, after three steps to warm up and one to measure by.
     """
-    model.train()
+    train_mode(model)
     gradients = GradientBuffer(model, device)
 
     def run(num_steps: int) -> StepSpeed:

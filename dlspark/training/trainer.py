@@ -25,6 +25,7 @@ from dlspark.training.diagnostics import Diagnostics, DiagnosticsOptions
 from dlspark.training.divergence import require_finite
 from dlspark.training.early_stopping import EarlyStopping
 from dlspark.training.evaluation import evaluate_model
+from dlspark.training.frozen import train_mode
 from dlspark.training.gradients import GradientBuffer
 from dlspark.training.loss_scale import LossScale
 from dlspark.training.metrics import Figures, class_metrics, evaluation_metrics
@@ -94,7 +95,7 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
     call, by `torch.manual_seed` of a number made from (seed, rank).
 
     Args:
-        model: [b, C, H, W] -> logits [b, K], on `device`.
+        model: [b, C, H, W] -> logits [b, K], on `device`; parameters without requires_grad stay as they are.
         optimizer: of the parameters of `model`; it has made no step yet.
         schedule: optimizer step, from 0, to the factor on `base_lr`.
         train: the rows of this rank; each row of the split once an epoch over all ranks.
@@ -145,7 +146,7 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
     state.restore(resume)
     at = state.position
     while at.epoch < epochs and not (early_stopping is not None and early_stopping.is_over):
-        model.train()
+        train_mode(model)
         at.begin_epoch()
         for batch, wait_seconds in _timed_batches(train, at):
             ends_epoch = at.step_of_epoch + 1 == train.num_steps

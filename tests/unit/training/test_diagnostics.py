@@ -39,6 +39,7 @@ def train(
     num_ranks: int = 1, owners: Sequence[int] = (0,), *, lr: float = 0.05, epochs: int = 2, **named: Any
 ) -> list[tuple[ListTracker, int]]:
     every, parts = named.pop("every_steps", 3), named.pop("parts", 1)
+    options = {name: named.pop(name) for name in ("expected_loss", "starts_trained") if name in named}
     models = [network(**named) for _ in range(num_ranks)]
 
     def on_rank(communicator: ThreadCommunicator) -> tuple[ListTracker, int]:
@@ -61,7 +62,7 @@ def train(
             precision="fp32",
             device=CPU,
             options=StepOptions(num_parts=parts),
-            diagnostics=DiagnosticsOptions(every_steps=every),
+            diagnostics=DiagnosticsOptions(every_steps=every, **options),
         )
         assert not any(module._forward_hooks for module in model.modules())
         return tracker, communicator.num_collectives
@@ -154,6 +155,16 @@ def test_sums_against_the_activations_themselves_also_of_a_module_used_twice() -
         assert spread[name] == pytest.approx(
             (float(values.mean()), float(values.std(correction=0))), rel=1e-5
         )
+
+
+@pytest.mark.parametrize("starts_trained", [False, True])
+def test_weights_that_know_something_are_not_judged_by_their_first_loss_nor_their_rates(
+    starts_trained: bool,
+) -> None:
+    [(tracker, _)] = train(lr=1e-7, expected_loss=0.1, starts_trained=starts_trained, every_steps=1)
+    notes = {name for _, name, _ in tracker.notes}
+    assert notes >= ({"initial_loss", "update_ratio"} if not starts_trained else set())
+    assert not (starts_trained and notes & {"initial_loss", "update_ratio"})
 
 
 def test_gradient_norm_and_update_ratio() -> None:
