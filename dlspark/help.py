@@ -18,6 +18,7 @@ STAGES = {
     "compare": "a dataset -> trainings that differ in a few words, in one picture and below one MLflow run",
     "replay": "a run -> the batch of one of its steps: rows, pixels as trained on, and the loss of each",
     "bench-loader": "a dataset -> how fast it is read, by reader, threads and storage, beside the network",
+    "lr-find": "a dataset and a network -> the learning rate at which the loss falls fastest, and a picture",
     "bench-scale": "a dataset -> images per second of the network on 1 to N workers, by backend",
     "doctor": "look at Java, Spark, Horovod, versions, slots and tracking, and say what to repair",
     "sync": "send what MLflow does not have yet of a run (its server was away)",
@@ -39,7 +40,8 @@ _READ = ("data.reader", "data.prefetch_batches", "data.num_threads", "data.memor
 _TRACK = ("tracking.uri", "tracking.experiment", "tracking.run_name", "tracking.system_metrics_seconds")
 _REGISTER = ("tracking.registered_model", "tracking.alias")
 _INGEST = ("source", "dataset", "overwrite", "image.", "data.", "augment.")
-_FIT = ("model.", "transfer.", "loss.", "optimizer.", "schedule.", "regularize.", "augment.", "train.")
+_STEP = ("model.", "transfer.", "loss.", "optimizer.", "regularize.", "augment.", "train.")
+_FIT = (*_STEP, "schedule.")
 _TRAIN = ("dataset", "run_dir", "overwrite", "resume", *_FIT, "checkpoint.", *_READ)
 _KEYS: dict[str, tuple[str, ...]] = {
     "ingest": (*_INGEST, *_CLUSTER),
@@ -52,6 +54,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
         "augment.crop",
         "train.seed",
     ),
+    "lr-find": ("dataset", "lr_find.", *_STEP, *_READ),
     "train": (*_TRAIN, *_LAUNCH, *_TRACK),
     "evaluate": ("run_dir", "dataset", "split", *_READ, *_LAUNCH, *_TRACK),
     "register": ("run_dir", "tracking.uri", *_REGISTER),
@@ -68,6 +71,7 @@ _RECIPE = ("loss", "optimizer", "schedule")
 _GROUPS: dict[str, tuple[str, ...]] = {
     "ingest": ("experiment", "data", "augment", "cluster"),
     "arch": ("experiment", "model", "augment"),
+    "lr-find": ("experiment", "model", "loss", "optimizer", "augment"),
     "train": ("experiment", "model", *_RECIPE, "augment", "data", "cluster", "tracking"),
     "evaluate": ("experiment", "cluster", "tracking"),
     "register": ("experiment", "tracking"),

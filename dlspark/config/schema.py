@@ -15,6 +15,7 @@ from dlspark.config.compare_section import CompareConfig
 from dlspark.config.data_sections import AugmentConfig, DataConfig, ImageConfig
 from dlspark.config.diagnostics_section import DiagnosticsConfig
 from dlspark.config.loss_sections import CrossEntropyConfig, LossConfig
+from dlspark.config.lr_find_section import LrFindConfig
 from dlspark.config.model_sections import MnistCnnConfig, ModelConfig
 from dlspark.config.optimizer_sections import AdamConfig, OptimizerConfig
 from dlspark.config.schedule_sections import ConstantConfig, ScheduleConfig
@@ -105,6 +106,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     diagnostics: DiagnosticsConfig = DiagnosticsConfig()
+    lr_find: LrFindConfig = LrFindConfig()
     cluster: ClusterConfig = ClusterConfig()
     tracking: TrackingConfig = TrackingConfig()
     predict: PredictConfig = PredictConfig()

@@ -59,7 +59,17 @@ def test_the_root_file_has_the_keys_that_no_group_has() -> None:
     del values["defaults"]
     sections = set(GROUPS) - {"experiment"}
     assert set(values) == set(Config.model_fields) - sections
-    own = ("image", "transfer", "train", "regularize", "checkpoint", "diagnostics", "predict", "compare")
+    own = (
+        "image",
+        "transfer",
+        "train",
+        "regularize",
+        "checkpoint",
+        "diagnostics",
+        "lr_find",
+        "predict",
+        "compare",
+    )
     for name in own:
         inner = values[name]
         assert isinstance(inner, dict)

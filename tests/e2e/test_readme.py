@@ -67,12 +67,14 @@ def test_the_commands_on_data(
 def test_the_commands_on_networks_and_steps(
     laptop: dict[str, dict[str, Any]], looked_into: list[dict[str, Any]]
 ) -> None:
-    described, measured, scaled, compared, replayed = looked_into
+    described, measured, searched, scaled, compared, replayed = looked_into
     assert described["parameters"] == 11_173_962
     assert {case["reader"] for case in measured["cases"]} == {"petastorm", "arrow"}
     assert {case["storage"] for case in measured["cases"]} == {"raw", "encoded"}
     assert all(case["images_per_second"] > 0 for case in measured["cases"])
     assert measured["use"].startswith("data.reader=")
+    assert searched["rates"][0] < searched["suggestion"] < searched["rates"][-1]
+    assert Path(searched["picture"]).read_bytes().startswith(b"\x89PNG")
     assert [(case["backend"], case["workers"]) for case in scaled["cases"]] == [("torch", 1), ("torch", 2)]
     assert all(0 < case["communication_share"] < 1 for case in scaled["cases"])
     assert [run["words"] for run in compared["runs"]] == ["optimizer=sgd optimizer.lr=0.1", "optimizer=adam"]

@@ -103,6 +103,7 @@ def test_help_of_a_stage_lists_its_choices_and_keys(stage: str, capsys: pytest.C
         "bench-loader": "data.num_threads=null",
         "compare": "compare.runs=()",
         "bench-scale": "cluster.workers=2",
+        "lr-find": "lr_find.num_steps=100",
         "sync": "run_dir=null",
     }
     assert expected[stage] in text
