@@ -85,6 +85,10 @@ class Batch:
     """float32 [b, C, H, W], normalised (and augmented, in training), on the device of the training."""
     labels: torch.Tensor
     """int64 [b], in [0, K)."""
+    other_labels: torch.Tensor | None = None
+    """int64 [b]: the labels of the rows that these are mixed with; None: rows are not mixed."""
+    label_share: torch.Tensor | None = None
+    """float32 [b], in [0, 1]: how much of the loss is that of `labels`; the rest is of `other_labels`."""
     copy_seconds: float = 0.0
     """That its way to a GPU took, the changes there included, in the thread that made it; 0 on the CPU."""
 

@@ -35,11 +35,12 @@ class ReplayedStep:
     row_ids: NDArray[np.int64]
     """int64 [b]."""
     labels: NDArray[np.int64]
-    """int64 [b]."""
+    """int64 [b], of the rows themselves where they are mixed with others."""
     pixels: NDArray[np.uint8]
-    """uint8 [b, H, W, C], after the augmentation."""
+    """uint8 [b, H, W, C], after the augmentation and the mixing."""
     losses: NDArray[np.float32]
-    """float32 [b], cross entropy in nats of a checkpoint, in evaluation mode."""
+    """float32 [b], cross entropy in nats of a checkpoint, in evaluation mode; of a mixed row, the mean for
+    its two labels by their shares."""
     predicted: NDArray[np.int64]
     """int64 [b], labels that it gives."""
     weights_step: int
@@ -94,6 +95,9 @@ def _judge(batch: Batch, model: nn.Module) -> tuple[NDArray[np.float32], NDArray
     with torch.inference_mode():
         logits = model(batch.images)
         losses = functional.cross_entropy(logits, batch.labels, reduction="none")
+        if batch.other_labels is not None and batch.label_share is not None:
+            others = functional.cross_entropy(logits, batch.other_labels, reduction="none")
+            losses = others + batch.label_share * (losses - others)
     return losses.numpy(), logits.argmax(dim=1).numpy()
 
 

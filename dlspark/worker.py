@@ -29,6 +29,7 @@ from dlspark.contracts import (
 from dlspark.data.augment import Augmentation
 from dlspark.data.loader import Loader, open_split
 from dlspark.data.manifest import Manifest, read_manifest
+from dlspark.data.mix import NO_MIXING, Mixing
 from dlspark.errors import DatasetError
 from dlspark.recipe import (
     base_lr_of,
@@ -241,7 +242,7 @@ def open_source(
     training: bool = True,
     device: torch.device | None = None,
 ) -> Loader:
-    """Open a split for a rank as a run does: only the training split, in training, is shuffled and augmented.
+    """Open a split for a rank as a run does: only training rows, in training, are shuffled and changed.
 
     Args:
         config: of the run.
@@ -272,6 +273,7 @@ def open_source(
         num_ranks=num_ranks,
         shuffle=shuffle,
         augmentation=Augmentation(**config.augment.changes) if on_the_fly else Augmentation(),
+        mixing=Mixing(**config.augment.mixing) if shuffle else NO_MIXING,
         reader=config.data.reader,
         prefetch_batches=config.data.prefetch_batches,
         num_threads=config.data.num_threads,

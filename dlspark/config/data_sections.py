@@ -137,11 +137,21 @@ class AugmentConfig(Section):
     """Probability of a black rectangle of 2 to 20% of the area."""
     copies: Annotated[int, Field(ge=0, le=100)] = 0
     """Changed copies of each training image that ingest stores; on-the-fly changes are then off."""
+    mixup_alpha: Annotated[float, Field(ge=0.0)] = 0.0
+    """Above 0: train on share * image + (1 - share) * another, labels too; share from Beta(alpha, alpha)."""
+    cutmix_alpha: Annotated[float, Field(ge=0.0)] = 0.0
+    """Above 0: train on images with a rectangle of another, labels by area, 1 - its area from Beta(alpha,
+    alpha). With both set, each image draws one of the two."""
 
     @property
     def changes(self) -> dict[str, Any]:
-        """All but `copies`: the arguments of dlspark.data.augment.Augmentation."""
-        return self.model_dump(exclude={"copies"})
+        """The changes to one image: the arguments of dlspark.data.augment.Augmentation."""
+        return self.model_dump(exclude={"copies", *self.mixing})
+
+    @property
+    def mixing(self) -> dict[str, float]:
+        """What mixes two images: the arguments of dlspark.data.mix.Mixing."""
+        return {"mixup_alpha": self.mixup_alpha, "cutmix_alpha": self.cutmix_alpha}
 
     @model_validator(mode="after")
     def _copies_are_changed(self) -> AugmentConfig:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dlspark.contracts import ImageFormat
-from dlspark.data.finish_batch import StoredRows
+from dlspark.data.gather import StoredRows
 from dlspark.data.held_rows import HeldRows, RawRows
 from dlspark.data.manifest import FileEntry
 
@@ -34,7 +34,9 @@ class KeptFiles:
         self._files, self._room_bytes = files, room_bytes
         self._rows: dict[int, HeldRows] = {}
         self._lock = threading.Lock()
-        ends = np.cumsum([file.rows for file in files])
+        self.num_rows: NDArray[np.int64] = np.array([file.rows for file in files], dtype=np.int64)
+        """int64 [files]."""
+        ends = np.cumsum(self.num_rows)
         self.starts: NDArray[np.int64] = np.concatenate([[0], ends[:-1]]).astype(np.int64)
         """int64 [files]: place of each file's first row in the whole split."""
         self._shape = (int(ends[-1]), image.height, image.width, image.channels)

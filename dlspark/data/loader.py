@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from dlspark import storage
 from dlspark.contracts import Batch, Split
 from dlspark.data.augment import NO_AUGMENTATION, Augmentation
-from dlspark.data.finish_batch import BatchFinisher, StoredRows
+from dlspark.data.finish_batch import BatchFinisher
+from dlspark.data.gather import StoredRows, gather_from_files, places_with_partners
 from dlspark.data.gpu_batches import hand_over
 from dlspark.data.held_rows import HeldRows, hold_rows
 from dlspark.data.kept_files import KeptFiles, WholeSplit
 from dlspark.data.loader_memory import share_memory
 from dlspark.data.manifest import FileEntry, Manifest
+from dlspark.data.mix import NO_MIXING, Mixing
 from dlspark.data.plan import RankPlan, plan_epoch
 from dlspark.data.prefetch import Prefetcher
 from dlspark.data.readers import Reader, read_files
@@ -48,6 +50,7 @@ def open_split(
     num_ranks: int,
     shuffle: bool,
     augmentation: Augmentation = NO_AUGMENTATION,
+    mixing: Mixing = NO_MIXING,
     reader: Reader = "petastorm",
     prefetch_batches: int = 4,
     num_threads: int | None = None,
@@ -67,6 +70,7 @@ def open_split(
         num_ranks: the ranks that share the split.
         shuffle: another order in each epoch, for training; False for evaluation.
         augmentation: random changes to the pixels, another draw in each epoch.
+        mixing: of rows with others, another draw in each epoch.
         reader: who reads the Parquet files; both give the same batches.
         prefetch_batches: batches that are prepared ahead, > 0; fewer if memory_bytes asks for it.
         num_threads: that make batches, > 0; None: as many as torch computes with.
@@ -109,14 +113,16 @@ def open_split(
         wanted=prefetch_batches,
         num_threads=num_threads,
         memory_bytes=memory_bytes,
+        mixes=not mixing.is_off,
     )
+    finisher = BatchFinisher(manifest.preprocessing, augmentation, mixing=mixing, seed=seed, device=device)
     return Loader(
         dataset=dataset,
         manifest=manifest,
         files=entry.files,
         plan=plan,
         num_steps=first.num_steps,
-        finisher=BatchFinisher(manifest.preprocessing, augmentation, seed=seed, device=device),
+        finisher=finisher,
         reader=reader,
         num_threads=num_threads,
         num_ahead=shares.num_ahead,
@@ -260,20 +266,19 @@ class Loader:
     ) -> Batch:
         """Make the batch of a step, whose rows [starts[i], starts[i + 1]) are in files[i]."""
         indices = plan.row_indices[plan.step_start[step] : plan.step_start[step + 1]]
-        image = self._manifest.preprocessing.image
-        pixels = np.empty((len(indices), image.height, image.width, image.channels), dtype=np.uint8)
-        row_ids, labels = np.empty((2, len(indices)), dtype=np.int64)
-        for file, start, end in zip(files, starts[:-1], starts[1:], strict=True):
-            wanted = indices[start:end]
-            file.read(wanted, pixels[start:end])
-            row_ids[start:end], labels[start:end] = file.row_ids[wanted], file.labels[wanted]
-        return self._finish(StoredRows(pixels, row_ids, labels), plan, step, epoch)
+        image, partners = self._manifest.preprocessing.image, self._finisher.partners(epoch)
+        return self._finish(gather_from_files(files, starts, indices, image, partners), plan, step, epoch)
 
     def _take(
         self, plan: RankPlan, step: int, epoch: int, whole: WholeSplit, places: NDArray[np.int64]
     ) -> Batch:
         """Make the batch of a step from a split that is in memory."""
-        rows = places[plan.step_start[step] : plan.step_start[step + 1]]
+        of_step = slice(plan.step_start[step], plan.step_start[step + 1])
+        rows = places[of_step]
+        if (partners := self._finisher.partners(epoch)) is not None:
+            files = plan.files[plan.row_files[of_step]]
+            starts, num_rows = self._kept.starts[files], self._kept.num_rows[files]
+            rows = places_with_partners(rows, whole.row_ids[rows], starts, num_rows, partners)
         return self._finish(whole.take(rows), plan, step, epoch)
 
     def _finish(self, rows: StoredRows, plan: RankPlan, step: int, epoch: int) -> Batch:

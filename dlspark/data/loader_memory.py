@@ -18,6 +18,8 @@ _READING_COPIES = 4
 """Of a file while it is read: its bytes, Arrow's columns, Petastorm's objects, and the column of those."""
 _MAKING_BYTES = 8
 """For each pixel value of a batch that is made: as read, padded and changed in uint8, and normalised."""
+_MIXING_BYTES = 12
+"""For each such value more where rows are mixed: those of the partners in uint8, and both as int32."""
 _READY_BYTES = 4
 """For each pixel value of a batch that is ready: float32."""
 
@@ -41,6 +43,7 @@ def share_memory(
     wanted: int,
     num_threads: int,
     memory_bytes: int,
+    mixes: bool = False,
 ) -> MemoryShares:
     """Return the batches that may be prepared ahead, at most `wanted` (fewer are logged), and what is left.
 
@@ -51,6 +54,7 @@ def share_memory(
         wanted: batches ahead, if there is memory for them.
         num_threads: that make batches.
         memory_bytes: what files and batches may take together.
+        mixes: whether rows are mixed with others.
 
     Raises:
         DatasetError: there is not even memory for one.
@@ -59,9 +63,10 @@ def share_memory(
         return MemoryShares(wanted, memory_bytes)
     values = int(np.diff(plan.step_start).max()) * image.height * image.width * image.channels
     sizes = np.array([files[file].num_bytes for file in plan.files], dtype=np.int64)
+    making_bytes = _MAKING_BYTES + (_MIXING_BYTES if mixes else 0)
     for ahead in range(wanted, 0, -1):
         held = _most_held(plan, sizes, ahead) + _READING_COPIES * int(sizes.max())
-        needed = held + values * (min(num_threads, ahead) * _MAKING_BYTES + ahead * _READY_BYTES)
+        needed = held + values * (min(num_threads, ahead) * making_bytes + ahead * _READY_BYTES)
         if needed <= memory_bytes:
             if ahead < wanted:
                 _log.warning(

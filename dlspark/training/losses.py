@@ -11,27 +11,73 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch.nn import functional
 
 from dlspark.errors import ConfigError
 
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Logits, float [b, K], and labels, int64 [b] in [0, K), to the sum over rows, a float32 scalar."""
+_RowLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Logits, float32 [b, K], and labels, int64 [b], to the loss of each row, float32 [b]."""
 
 
-def cross_entropy_sum(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+class Loss(Protocol):
+    """A loss as the sum over rows."""
+
+    def __call__(
+        self, logits: torch.Tensor, labels: torch.Tensor, share: torch.Tensor | None = None, /
+    ) -> torch.Tensor:
+        """Return a float32 scalar; 0 where b = 0.
+
+        Args:
+            logits: float [b, K].
+            labels: int64 [b], in [0, K).
+            share: float32 [b], factor of the loss of each row; None: 1.
+        """
+        ...
+
+
+def cross_entropy_sum(
+    logits: torch.Tensor, labels: torch.Tensor, share: torch.Tensor | None = None, /
+) -> torch.Tensor:
     """Return the sum over rows of the softmax cross entropy, in nats, in fp32 whatever the logits are.
 
     Args:
         logits: float [b, K].
         labels: int64 [b], in [0, K).
+        share: float32 [b], factor of the loss of each row; None: 1.
 
     Returns:
         float32 scalar; 0 where b = 0.
     """
-    return functional.cross_entropy(logits.float(), labels, reduction="sum")
+    if share is None:
+        return functional.cross_entropy(logits.float(), labels, reduction="sum")
+    return (functional.cross_entropy(logits.float(), labels, reduction="none") * share).sum()
+
+
+def mixed_sum(
+    loss: Loss,
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    other_labels: torch.Tensor,
+    label_share: torch.Tensor,
+) -> torch.Tensor:
+    """Return the sum over mixed rows of share * loss(label) + (1 - share) * loss(other label).
+
+    For cross entropy it is the loss against the mixed target (Zhang et al. 2018, arXiv:1710.09412).
+
+    Args:
+        loss: of one label.
+        logits: float [b, K].
+        labels: int64 [b].
+        other_labels: int64 [b], of the rows that these are mixed with.
+        label_share: float32 [b], in [0, 1], of `labels`.
+
+    Returns:
+        float32 scalar; 0 where b = 0.
+    """
+    return loss(logits, labels, label_share) + loss(logits, other_labels, 1.0 - label_share)
 
 
 def build_loss(
@@ -66,7 +112,7 @@ def build_loss(
         ConfigError: the name is unknown.
     """
     error = partial(_error, outputs=outputs, over_outputs=over_outputs)
-    of_rows: dict[str, Loss] = {
+    of_rows: dict[str, _RowLoss] = {
         "cross_entropy": partial(_cross_entropy, smoothing=label_smoothing, gamma=focal_gamma),
         "bce": partial(_binary_cross_entropy, over_outputs=over_outputs),
         "mse": partial(error, power=2),
@@ -125,11 +171,15 @@ def expected_initial_loss(
     return num_classes - 1.0
 
 
-def _weighted_sum(of_rows: Loss, class_weights: Sequence[float] | None) -> Loss:
+def _weighted_sum(of_rows: _RowLoss, class_weights: Sequence[float] | None) -> Loss:
     weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
 
-    def loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def loss(
+        logits: torch.Tensor, labels: torch.Tensor, share: torch.Tensor | None = None, /
+    ) -> torch.Tensor:
         losses = of_rows(logits.float(), labels)
+        if share is not None:
+            losses = losses * share
         if weights is not None:
             losses = losses * weights.to(losses.device)[labels]
         return losses.sum()

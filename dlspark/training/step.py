@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +13,7 @@ from dlspark.contracts import Batch, Communicator
 from dlspark.training.diagnostics_layers import WeightProbe
 from dlspark.training.gradients import GradientBuffer
 from dlspark.training.loss_scale import LossScale
-from dlspark.training.losses import Loss, cross_entropy_sum
+from dlspark.training.losses import Loss, cross_entropy_sum, mixed_sum
 from dlspark.training.metrics import count_correct
 from dlspark.training.optimizers import set_rates
 from dlspark.training.precision import AUTOCAST_TYPES, Precision
@@ -24,6 +24,8 @@ from dlspark.training.regularize import (
     limit_weight_norms,
 )
 from dlspark.training.weight_average import WeightAverage
+
+_HALF = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +125,7 @@ class StepResult:
     loss_sum: float
     """Over the global rows, before the step, with dropout on."""
     num_correct: int
+    """Global rows whose label was given; of a mixed row, the label with the larger share of it."""
     lr: float
     asked: int
     """Sum over ranks of what they asked for."""
@@ -189,15 +192,30 @@ def _add_gradients(
 ) -> None:
     """Add up this rank's share of `factor` times the mean loss's gradient, over the rows of all ranks."""
     device, num_parts = gradients.device, options.num_parts
+    targets = [batch.labels]
+    if batch.other_labels is not None and batch.label_share is not None:
+        targets += [batch.other_labels, batch.label_share]
     # tensor_split gives so many parts of any number of rows, chunk leaves out those without rows.
     cut = torch.tensor_split if options.all_ranks_compute else torch.chunk
-    for images, labels in zip(cut(batch.images, num_parts), cut(batch.labels, num_parts), strict=True):
-        here = labels.to(device, non_blocking=True)
+    chunks = [cut(target, num_parts) for target in targets]
+    for images, *parts in zip(cut(batch.images, num_parts), *chunks, strict=True):
+        here = [part.to(device, non_blocking=True) for part in parts]
         with torch.autocast(device.type, dtype=AUTOCAST_TYPES.get(precision), enabled=precision != "fp32"):
             logits = model(images.to(device, non_blocking=True))
-        loss_sum = options.loss(logits, here)
+        loss_sum, labels = _judge(logits, here, options.loss)
         torch.autograd.backward(loss_sum * (factor / batch.global_rows))
-        gradients.add_totals(loss_sum, count_correct(logits, here))
+        gradients.add_totals(loss_sum, count_correct(logits, labels))
+
+
+def _judge(
+    logits: torch.Tensor, targets: Sequence[torch.Tensor], loss: Loss
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the sum of the losses, and the labels that count as correct: those of the larger share."""
+    if len(targets) == 1:
+        return loss(logits, targets[0]), targets[0]
+    labels, others, share = targets
+    larger = torch.where(share >= _HALF, labels, others)
+    return mixed_sum(loss, logits, labels, others, share), larger
 
 
 def _bound_gradients(model: nn.Module, gradients: GradientBuffer, options: StepOptions) -> None:

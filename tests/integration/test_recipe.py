@@ -14,6 +14,7 @@ from dlspark.config.compose import compose
 from dlspark.contracts import ImageFormat, Split, TrainResult, WorkerTask
 from dlspark.data.manifest import read_manifest
 from dlspark.errors import ConfigError, ModelError
+from dlspark.replay import replay_step
 from dlspark.tracking.events import TagsEvent
 from dlspark.tracking.journal import metric_history, read_events
 from dlspark.training.checkpoint import load_checkpoint
@@ -91,6 +92,37 @@ def test_the_average_is_what_is_saved(dataset: Path, tmp_path: Path) -> None:
         assert result.validation is not None
         assert evaluated.confusion == result.validation.confusion
         assert evaluated.loss == pytest.approx(result.validation.loss, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "words", [("mixup_alpha=0.4",), ("cutmix_alpha=1",), ("mixup_alpha=1", "cutmix_alpha=1")]
+)
+def test_mixing_changes_the_training_and_not_the_evaluation(
+    words: tuple[str, ...], dataset: Path, tmp_path: Path
+) -> None:
+    for name, chosen in (("plain", ()), ("mixed", words)):
+        train(dataset, tmp_path / name, *(f"augment.{word}" for word in chosen), "optimizer.lr=0.0001")
+    plain, mixed = (metric_history(read_events(str(tmp_path / name))) for name in ("plain", "mixed"))
+    assert [value for _, value in plain["step/loss"]] != [value for _, value in mixed["step/loss"]]
+    # So small a rate leaves the network as it was: both evaluate the same rows as they are.
+    assert mixed["val_loss"][0][1] == pytest.approx(plain["val_loss"][0][1], rel=1e-2)
+    replayed = replay_step(
+        compose([*PLAIN, "cluster.backend=local", *(f"augment.{word}" for word in words)]),
+        str(dataset),
+        read_manifest(str(dataset)),
+        str(tmp_path / "mixed"),
+        1,
+    )
+    stored = replay_step(
+        compose([*PLAIN, "cluster.backend=local"]),
+        str(dataset),
+        read_manifest(str(dataset)),
+        str(tmp_path / "mixed"),
+        1,
+    )
+    assert (replayed.row_ids == stored.row_ids).all()
+    assert (replayed.pixels != stored.pixels).any(axis=(1, 2, 3)).mean() > 0.5
+    assert not np.allclose(replayed.losses, stored.losses)
 
 
 def test_a_choice_that_the_dataset_cannot_serve_is_refused(dataset: Path, tmp_path: Path) -> None:

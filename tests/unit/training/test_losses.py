@@ -13,7 +13,13 @@ import torch
 from dlspark.config.schema import Config
 from dlspark.errors import ConfigError
 from dlspark.recipe import loss_of
-from dlspark.training.losses import balanced_weights, build_loss, cross_entropy_sum, expected_initial_loss
+from dlspark.training.losses import (
+    balanced_weights,
+    build_loss,
+    cross_entropy_sum,
+    expected_initial_loss,
+    mixed_sum,
+)
 
 Array = npt.NDArray[np.float64]
 NUM_CLASSES = 5
@@ -135,3 +141,39 @@ def test_the_configuration_is_taken() -> None:
         loss_of(Config(loss={"name": "bce", "class_weights": (1.0, 2.0)}), rows)
     with pytest.raises(ConfigError, match="unknown loss; got 'l2'"):
         build_loss("l2")
+
+
+@pytest.mark.parametrize(("name", "options"), CASES)
+@pytest.mark.parametrize("weights", [None, (0.5, 1.0, 2.0, 3.0, 0.25)])
+def test_a_mixed_row_has_the_losses_of_both_labels_by_their_shares(
+    name: str, options: dict[str, Any], weights: tuple[float, ...] | None
+) -> None:
+    logits, labels = draw()
+    generator = torch.Generator().manual_seed(2)
+    others = torch.randint(NUM_CLASSES, labels.shape, generator=generator)
+    share = torch.rand(labels.shape, generator=generator)
+    share[0], share[1] = 0.0, 1.0
+    mixed = mixed_sum(build_loss(name, class_weights=weights, **options), logits, labels, others, share)
+    of_class = np.ones(NUM_CLASSES) if weights is None else np.array(weights)
+    expected = 0.0
+    for scores, one, other, part in zip(
+        logits.double().numpy(), labels.tolist(), others.tolist(), share.double().tolist(), strict=True
+    ):
+        expected += part * of_class[one] * reference(name, scores, one, options)
+        expected += (1 - part) * of_class[other] * reference(name, scores, other, options)
+    assert mixed.dtype == torch.float32
+    assert float(mixed) == pytest.approx(expected, rel=2e-6)
+    same = mixed_sum(build_loss(name, class_weights=weights, **options), logits, labels, labels, share)
+    alone = build_loss(name, class_weights=weights, **options)(logits, labels)
+    assert float(same) == pytest.approx(float(alone), rel=2e-6)
+
+
+def test_a_mixed_cross_entropy_is_that_of_the_mixed_target() -> None:
+    logits, labels = draw()
+    others, share = labels.roll(1), torch.linspace(0.0, 1.0, len(labels))
+    one_hot = torch.eye(NUM_CLASSES, dtype=torch.float64)
+    target = share[:, None] * one_hot[labels] + (1 - share)[:, None] * one_hot[others]
+    expected = torch.nn.functional.cross_entropy(logits.double(), target, reduction="sum")
+    assert float(mixed_sum(cross_entropy_sum, logits, labels, others, share)) == pytest.approx(
+        float(expected), rel=1e-6
+    )

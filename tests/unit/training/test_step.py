@@ -25,10 +25,13 @@ from tests.unit.training.small_network import (
     IMAGES,
     LABELS,
     LR,
+    NUM_CLASSES,
     NUM_ROWS,
     assert_close,
     network,
 )
+
+OTHERS, SHARES = (LABELS + 1) % NUM_CLASSES, torch.linspace(0.0, 1.0, NUM_ROWS)
 
 
 def steps(
@@ -38,6 +41,7 @@ def steps(
     num_steps: int = 3,
     optimizer: str = "sgd",
     model: nn.Module | None = None,
+    mixed: bool = False,
     **options: Any,
 ) -> tuple[nn.Module, list[StepResult]]:
     """Make steps from all rows; return rank 0's network and results, after a look that all ranks agree."""
@@ -49,7 +53,15 @@ def steps(
         gradients = GradientBuffer(own, CPU)
         chosen = build_optimizer(own, optimizer, lr=LR)
         mine = np.flatnonzero(np.resize(owners, NUM_ROWS) == communicator.rank)
-        batch = Batch(step=0, global_rows=NUM_ROWS, row_ids=mine, images=IMAGES[mine], labels=LABELS[mine])
+        batch = Batch(
+            step=0,
+            global_rows=NUM_ROWS,
+            row_ids=mine,
+            images=IMAGES[mine],
+            labels=LABELS[mine],
+            other_labels=OTHERS[mine] if mixed else None,
+            label_share=SHARES[mine] if mixed else None,
+        )
         return [
             train_step(
                 *(own, chosen, gradients, communicator, batch),
@@ -75,6 +87,8 @@ CHOICES: dict[str, dict[str, Any]] = {
     "max_norm": {"max_squared_norm": 0.5},
     "class weights": {"loss": build_loss("cross_entropy", class_weights=(3.0, 1.0, 0.5, 0.1))},
     "hinge": {"loss": build_loss("hinge")},
+    "mixing": {"mixed": True},
+    "mixing by parts": {"mixed": True, "num_parts": 3, "loss": build_loss("mse")},
     "all": {"num_parts": 3, "l1": 0.01, "clip_norm": 0.1, "max_squared_norm": 0.5},
 }
 
@@ -108,6 +122,15 @@ def test_parts_equal_one_big_batch(num_parts: int) -> None:
     assert_close(parts, whole)
     assert [result.loss_sum for result in others] == pytest.approx([r.loss_sum for r in results], rel=1e-6)
     assert [result.num_correct for result in others] == [r.num_correct for r in results]
+
+
+def test_of_mixed_rows_the_larger_share_counts() -> None:
+    model = network()
+    given = model(IMAGES).argmax(dim=1)
+    larger = torch.where(torch.arange(NUM_ROWS) >= NUM_ROWS / 2, LABELS, OTHERS)
+    _, (result,) = steps(num_steps=1, mixed=True)
+    assert result.num_correct == int((given == larger).sum())
+    assert result.num_correct != int((given == LABELS).sum())
 
 
 class CountingNetwork(nn.Sequential):
