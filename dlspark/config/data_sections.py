@@ -133,6 +133,10 @@ class AugmentConfig(Section):
     """Rotate about the centre by up to so many degrees either way; black outside."""
     colour: Share = 0.0
     """Scale brightness, contrast and saturation by up to this share either way, in [0, 1)."""
+    randaugment_ops: Annotated[int, Field(ge=0)] = 0
+    """RandAugment: operations on each image, of 14 (shears, shifts, turns, colours, ...); 0: none. Slow."""
+    randaugment_magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """Strength of all operations of RandAugment."""
     erase: Annotated[float, Field(ge=0.0, le=1.0)] = 0.0
     """Probability of a black rectangle of 2 to 20% of the area."""
     copies: Annotated[int, Field(ge=0, le=100)] = 0
@@ -155,10 +159,12 @@ class AugmentConfig(Section):
 
     @model_validator(mode="after")
     def _copies_are_changed(self) -> AugmentConfig:
-        if self.copies and not any(self.changes.values()):
+        # A strength without operations changes nothing.
+        switches = [value for name, value in self.changes.items() if name != "randaugment_magnitude"]
+        if self.copies and not any(switches):
             raise ValueError(
                 f"copies={self.copies} would repeat the images as they are; set mirror, crop_padding, "
-                "rotate_degrees, colour or erase, or copies=0"
+                "rotate_degrees, colour, randaugment_ops or erase, or copies=0"
             )
         if self.copies and self.crop_size:
             raise ValueError(

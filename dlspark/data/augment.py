@@ -7,13 +7,14 @@ row only, with exact sums, so that its pixels do not depend on its batch either.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from dlspark.data.draws import Draws
+from dlspark.data.rand_augment import rand_augment
 from dlspark.data.resized_crop import resized_crops
 
 _LARGE_BATCH_BYTES = 1024**2
@@ -38,13 +39,19 @@ class Augmentation:
     """Rotate about the centre by up to so much either way, in [0, 180]; bilinear, black outside."""
     colour: float = 0.0
     """Brightness, contrast and (RGB) saturation are each scaled by a factor in [1 - colour, 1 + colour]."""
+    randaugment_ops: int = 0
+    """Operations of RandAugment on each image, >= 0."""
+    randaugment_magnitude: int = 9
+    """Strength of these, in [0, 30]."""
     erase: float = 0.0
     """Probability of one black rectangle of 2 to 20% of the area (random erasing, Zhong et al. 2017)."""
 
     @property
     def is_identity(self) -> bool:
         """Whether no pixel is ever changed."""
-        return self == NO_AUGMENTATION
+        if self.randaugment_ops:
+            return False
+        return replace(self, randaugment_magnitude=NO_AUGMENTATION.randaugment_magnitude) == NO_AUGMENTATION
 
 
 NO_AUGMENTATION = Augmentation()
@@ -84,6 +91,9 @@ def augment(
         pixels = _rotate(pixels, draws.degrees(augmentation.rotate_degrees))
     if augmentation.colour:
         pixels = _recolour(pixels, draws.colour_factors(augmentation.colour))
+    if augmentation.randaugment_ops:
+        num_ops, magnitude = augmentation.randaugment_ops, augmentation.randaugment_magnitude
+        pixels = rand_augment(pixels, draws, num_ops=num_ops, magnitude=magnitude)
     if augmentation.erase:
         height, width = pixels.shape[1:3]
         pixels = _erase(pixels, draws.erased_boxes(height, width, augmentation.erase))

@@ -2,7 +2,7 @@
 
 Crops out of a padding, mirrors and erased rectangles give the bytes that the CPU gives. Scaled crops,
 rotations and colours are computed in float32 by other code: a value may differ by a rounding, and at the
-black border of a rotation by more.
+black border of a rotation by more. RandAugment works on one image at a time and has no place here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch.nn import functional
 from dlspark.data.augment import LUMA, Augmentation
 from dlspark.data.draws import Draws
 from dlspark.data.resized_crop import draw_boxes
+from dlspark.errors import ConfigError
 
 
 def augment_on_device(
@@ -33,7 +34,16 @@ def augment_on_device(
 
     Returns:
         uint8 [b, h, w, C] on the device of `pixels`, where h and w are H and W, or crop_size.
+
+    Raises:
+        ConfigError: RandAugment is asked for.
     """
+    if augmentation.randaugment_ops:
+        raise ConfigError(
+            "RandAugment is not made on a GPU",
+            where="augment.randaugment_ops",
+            fix="change the pixels before they are sent there",
+        )
     draws = Draws(row_ids, seed=seed, epoch=epoch)
     if augmentation.crop_min_area:
         size = augmentation.crop_size or pixels.shape[1]

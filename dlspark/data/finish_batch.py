@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 import numpy as np
@@ -15,6 +16,8 @@ from dlspark.data.gather import Partners, StoredRows
 from dlspark.data.gpu_batches import GpuBatches
 from dlspark.data.mix import NO_MIXING, Mixes, Mixing, draw_mixes, draw_partners, mix_rows
 from dlspark.data.normalise import normalise
+
+_log = logging.getLogger(__name__)
 
 
 class BatchFinisher:
@@ -36,11 +39,17 @@ class BatchFinisher:
             augmentation: random changes to the pixels.
             mixing: of the rows, after their changes.
             seed: of the augmentation and the mixing.
-            device: where the batches go; on a GPU they are changed, mixed and normalised there.
+            device: where the batches go; on a GPU they are changed (without RandAugment), mixed and
+                normalised there.
         """
         self._preprocessing, self._augmentation, self._mixing = preprocessing, augmentation, mixing
         self._seed = seed
         self._gpu = GpuBatches(device, preprocessing) if device.type == "cuda" else None
+        self._changes_there = self._gpu is not None and not augmentation.randaugment_ops
+        if self._gpu is not None and not self._changes_there:
+            _log.info(
+                "RandAugment works on the processor: images are changed there, and then sent to the GPU"
+            )
 
     def partners(self, epoch: int) -> Partners | None:
         """Return what draws the partner of each row in an epoch; None: rows are not mixed."""
@@ -61,11 +70,12 @@ class BatchFinisher:
         if mixes is not None:
             targets += [rows.labels[number:], mixes.label_share]
         pixels, copy_seconds = rows.pixels, 0.0
+        if not self._changes_there:
+            pixels = augment(pixels, rows.row_ids, self._augmentation, seed=self._seed, epoch=epoch)
         if self._gpu is not None:
-            change = partial(self._change_on_device, rows=rows, mixes=mixes, epoch=epoch)
+            change = partial(self._change_on_device, row_ids=rows.row_ids, mixes=mixes, epoch=epoch)
             images, sent, copy_seconds = self._gpu.send(pixels, targets, change)
         else:
-            pixels = augment(pixels, rows.row_ids, self._augmentation, seed=self._seed, epoch=epoch)
             images = normalise(_mix_halves(torch.from_numpy(pixels), mixes), self._preprocessing)
             sent = [torch.from_numpy(values) for values in targets]
         return Batch(
@@ -87,10 +97,11 @@ class BatchFinisher:
         return draw_mixes(own, self._mixing, height, width, seed=self._seed, epoch=epoch)
 
     def _change_on_device(
-        self, pixels: torch.Tensor, *, rows: StoredRows, mixes: Mixes | None, epoch: int
+        self, pixels: torch.Tensor, *, row_ids: NDArray[np.int64], mixes: Mixes | None, epoch: int
     ) -> torch.Tensor:
-        changed = augment_on_device(pixels, rows.row_ids, self._augmentation, seed=self._seed, epoch=epoch)
-        return _mix_halves(changed, mixes)
+        if self._changes_there:
+            pixels = augment_on_device(pixels, row_ids, self._augmentation, seed=self._seed, epoch=epoch)
+        return _mix_halves(pixels, mixes)
 
 
 def _mix_halves(pixels: torch.Tensor, mixes: Mixes | None) -> torch.Tensor:
