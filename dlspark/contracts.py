@@ -93,6 +93,18 @@ class Batch:
     """That its way to a GPU took, the changes there included, in the thread that made it; 0 on the CPU."""
 
 
+Phase = Literal["start", "data", "compute", "communication", "evaluation", "save", "end"]
+"""What a rank does: data waits for a batch, communication is in a collective, end leaves the job."""
+
+
+class Whereabouts(Protocol):
+    """What a rank says about where it is; who watches it reads that. Not a collective."""
+
+    def note(self, phase: Phase, *, step: int | None = None) -> None:
+        """Say that a phase begins, in optimizer step `step`, from 1; None: in that of the phase before."""
+        ...
+
+
 class BatchSource(Protocol):
     """One split of a dataset, as the batches that one rank reads; the trainer's only view of data."""
 
@@ -118,6 +130,11 @@ class Communicator(Protocol):
     host: str
     gpus: tuple[str, ...]
     """Addresses of the GPUs that Spark gave to this rank's task; empty where it assigns none."""
+
+    @property
+    def whereabouts(self) -> Whereabouts:
+        """Takes what this rank does; collectives note themselves."""
+        ...
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Replace `tensor` (contiguous; float32, float64, int64) by its sum over ranks; return it."""

@@ -18,14 +18,7 @@ import torch
 from dlspark import storage
 from dlspark.cluster.devices import choose_device, require_own_device
 from dlspark.config import Config
-from dlspark.contracts import (
-    Communicator,
-    EvaluationResult,
-    Split,
-    Tracker,
-    TrainResult,
-    WorkerTask,
-)
+from dlspark.contracts import Communicator, EvaluationResult, Split, Tracker, TrainResult, WorkerTask
 from dlspark.data.augment import Augmentation
 from dlspark.data.loader import Loader, open_split
 from dlspark.data.manifest import Manifest, read_manifest
@@ -132,6 +125,7 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
             diagnostics=diagnostics_of(config, len(manifest.classes)),
             evidence_folder=storage.join(task.run_dir, "diverged"),
         )
+    communicator.whereabouts.note("save")
     checkpoint = final_checkpoint(task.run_dir)
     if is_first and fitted.stopped:
         _log.warning("told to stop (SIGTERM): the training is saved after step %d", fitted.steps)

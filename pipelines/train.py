@@ -275,6 +275,7 @@ def _launch(config: Config, spark: SparkSession | None, task: WorkerTask, num_wo
         spark=spark,
         start_timeout_seconds=config.cluster.start_timeout_seconds,
         threads_per_worker=config.cluster.threads_per_worker,
+        stall_timeout_seconds=config.cluster.stall_timeout_seconds,
     )
     result: TrainResult = results[0]
     return result

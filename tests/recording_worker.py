@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import Any
@@ -120,6 +121,15 @@ def die_once_in_the_second_epoch(task: WorkerTask, communicator: Communicator) -
     """Train; in the first attempt the last rank is killed in the middle of the second epoch."""
     if task.attempt == 1:
         return _train_until(task, communicator, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    from dlspark import worker
+
+    return worker.run_training(task, communicator)
+
+
+def stand_still_once_in_the_second_epoch(task: WorkerTask, communicator: Communicator) -> Any:
+    """Train; in the first attempt the last rank gets no batch any more in the middle of the second epoch."""
+    if task.attempt == 1:
+        return _train_until(task, communicator, lambda: time.sleep(600))
     from dlspark import worker
 
     return worker.run_training(task, communicator)

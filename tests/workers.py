@@ -9,6 +9,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dlspark.contracts import Communicator, WorkerTask
 
 
@@ -66,6 +68,38 @@ def die_on_rank_one(task: WorkerTask, communicator: Communicator) -> None:
 def raise_here(task: WorkerTask, communicator: Communicator) -> None:
     """Fail on the only rank."""
     raise ValueError(f"boom on rank {communicator.rank}")
+
+
+def hang_in_step_seven(task: WorkerTask, communicator: Communicator) -> None:
+    """Make steps until rank 1 hangs in native code that holds the interpreter's lock."""
+    import ctypes
+
+    def wait_for_itself() -> None:
+        mutex = ctypes.create_string_buffer(64)
+        for _ in range(2):
+            ctypes.PyDLL(None).pthread_mutex_lock(mutex)
+
+    _step_until(task, communicator, wait_for_itself)
+
+
+def stop_in_step_seven(task: WorkerTask, communicator: Communicator) -> None:
+    """Make steps until the process of rank 1 is stopped."""
+    _step_until(task, communicator, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+
+
+def _step_until(task: WorkerTask, communicator: Communicator, end: Callable[[], object]) -> None:
+    """Make seven steps; in the last one rank 1 leaves a file and calls `end` while it computes."""
+    from pathlib import Path
+
+    import torch
+
+    for step in range(1, 8):
+        communicator.whereabouts.note("data", step=step)
+        communicator.whereabouts.note("compute")
+        if (communicator.rank, step) == (1, 7):
+            Path(task.run_dir, "last-move").touch()
+            end()
+        communicator.all_reduce_sum(torch.zeros(3))
 
 
 def kill_the_parent_on_rank_one(task: WorkerTask, communicator: Communicator) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from typing import TYPE_CHECKING
 
+from dlspark.cluster.whereabouts import RankWhereabouts
+
 if TYPE_CHECKING:
     import torch
 
@@ -20,6 +22,7 @@ class LocalCommunicator:
 
     def __init__(self) -> None:
         self.host = socket.gethostname()
+        self.whereabouts = RankWhereabouts()
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return `tensor` as it is."""

@@ -19,12 +19,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from dlspark import storage
+from dlspark.cluster.whereabouts import Place
 from dlspark.errors import ClusterError, LostWorkerError, WorkerFailedError
 
 _SIGNAL_BASE = 128
 """A shell reports a process that signal n ended as 128 + n."""
 _LOST_PEER = ("HorovodInternalError", "PeerLostError")
 """What a collective raises, on the two backends, when another rank has left the job."""
+STALL = "Stall"
+"""The type of a record that says that a rank does not move; secondary where it waits for another one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,9 +51,13 @@ class FailureRecord:
     """What to do about it, where that is known."""
     output: tuple[str, ...] = ()
     """The last lines that the rank wrote, where its end is all that is known."""
+    place: Place | None = None
+    """Step and phase; None: not known, or the rank had not joined the job."""
 
 
-def record_failure(error: BaseException, *, rank: int, num_ranks: int, host: str) -> FailureRecord:
+def record_failure(
+    error: BaseException, *, rank: int, num_ranks: int, host: str, place: Place | None = None
+) -> FailureRecord:
     """Describe an error as plain values, on the rank where it was raised."""
     return FailureRecord(
         rank=rank,
@@ -62,6 +69,7 @@ def record_failure(error: BaseException, *, rank: int, num_ranks: int, host: str
         traceback="".join(traceback.format_exception(error)),
         unix_seconds=time.time(),
         is_secondary=type(error).__name__ in _LOST_PEER,
+        place=place,
     )
 
 
@@ -73,6 +81,7 @@ def record_end(
     host: str,
     told_to_end: bool,
     output: Sequence[str] = (),
+    place: Place | None = None,
 ) -> FailureRecord:
     """Describe the end of a rank's process that raised nothing, on the rank's host.
 
@@ -83,6 +92,7 @@ def record_end(
         host: where it ran.
         told_to_end: the job was being ended already.
         output: the last lines that it wrote.
+        place: where it was.
     """
     kind, message, fix = _describe_end(exit_code)
     return FailureRecord(
@@ -97,6 +107,7 @@ def record_end(
         is_secondary=told_to_end,
         fix=fix,
         output=tuple(output),
+        place=place,
     )
 
 
@@ -149,12 +160,23 @@ def read_failures(folder: str) -> list[FailureRecord]:
 
 
 def _from_json(value: dict[str, Any]) -> FailureRecord:
-    return FailureRecord(**{**value, "notes": tuple(value["notes"]), "output": tuple(value["output"])})
+    place = None if value["place"] is None else Place(**value["place"])
+    lines = {"notes": tuple(value["notes"]), "output": tuple(value["output"])}
+    return FailureRecord(**{**value, **lines, "place": place})
 
 
 def find_cause(records: Sequence[FailureRecord]) -> FailureRecord | None:
     """Return the earliest failure that no other rank's failure explains, if one was recorded."""
     return next((record for record in records if not record.is_secondary), None)
+
+
+def find_late(records: Sequence[FailureRecord]) -> FailureRecord | None:
+    """Return the one that has entered fewest collectives, of ranks that stand still; None if none does."""
+
+    def entered(record: FailureRecord) -> tuple[int, int]:
+        return (record.place.num_collectives if record.place else 0, record.rank)
+
+    return min((record for record in records if record.type == STALL), key=entered, default=None)
 
 
 def recorded_error(
@@ -172,7 +194,8 @@ def recorded_error(
     notes = "".join(f" [{note}]" for note in cause.notes)
     more = "" if not num_others else f"; {num_others} other rank{'s' * (num_others > 1)} ended because of it"
     who = f"rank {cause.rank} of {cause.num_ranks} on host {cause.host}"
-    what = f"{who} failed: {cause.type}: {lines[0].rstrip('.')}{notes}{more}"
+    where_it_was = "" if cause.place is None else f" {cause.place}"
+    what = f"{who} failed{where_it_was}: {cause.type}: {lines[0].rstrip('.')}{notes}{more}"
     # A rank that left no error of its own was killed, or crashed, or lost its connection.
     is_lost = not cause.traceback or cause.is_secondary
     error = (LostWorkerError if is_lost else WorkerFailedError)(what, where=where, fix=cause.fix)
@@ -194,19 +217,27 @@ def explain_failure(
     """
     records = read_failures(folder)
     # If every rank was told to end, as when the Spark job is cancelled, the first to go says so.
-    cause = find_cause(records) or (records[0] if len(records) == num_ranks else None)
+    late = find_late(records)
+    cause = find_cause(records) or ((late or records[0]) if len(records) == num_ranks else None)
     if cause is not None:
         return recorded_error(cause, num_others=len(records) - 1, where=folder, output=output)
-    if not has_lost_rank:
+    if late is None and not has_lost_rank:
         return None
     left_a_record = {record.rank for record in records}
     rank, *others = (rank for rank in range(num_ranks) if rank not in left_a_record)
     host = read_hosts(folder, num_ranks)[rank]
-    return lost_error(rank=rank, num_ranks=num_ranks, host=host, output=output, others=others)
+    how = "its executor was lost" if late is None else f"no word from it while the others wait {late.place}"
+    return lost_error(rank=rank, num_ranks=num_ranks, host=host, output=output, others=others, how=how)
 
 
 def lost_error(
-    *, rank: int, num_ranks: int, host: str, output: Sequence[str], others: Sequence[int] = ()
+    *,
+    rank: int,
+    num_ranks: int,
+    host: str,
+    output: Sequence[str],
+    others: Sequence[int] = (),
+    how: str = "its executor was lost",
 ) -> WorkerFailedError:
     """Return the driver's error for a rank that went away with the process that watched it.
 
@@ -216,10 +247,11 @@ def lost_error(
         host: where it ran.
         output: the last lines that the ranks wrote.
         others: ranks that left no word either, as when a host went with several.
+        how: it went.
     """
     more = f"; no word either from rank {', '.join(map(str, others))}" if others else ""
     error = LostWorkerError(
-        f"rank {rank} of {num_ranks} on host {host} failed: its executor was lost{more}",
+        f"rank {rank} of {num_ranks} on host {host} failed: {how}{more}",
         fix="look into the log of the executor, which may have passed its memory limit",
     )
     return _with_details(error, "Last lines of the ranks:", *output)

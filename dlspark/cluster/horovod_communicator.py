@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     import torch
 
+    from dlspark.cluster.whereabouts import RankWhereabouts
+
 
 class HorovodCommunicator:
     """One rank of a Horovod job, from `hvd.init` (entering the block) to `hvd.shutdown` (leaving it).
@@ -29,7 +31,9 @@ class HorovodCommunicator:
     host: str
     gpus: tuple[str, ...]
 
-    def __init__(self) -> None:
+    def __init__(self, whereabouts: RankWhereabouts) -> None:
+        """Take what notes where this rank is; nothing is connected yet."""
+        self.whereabouts = whereabouts
         self._horovod: Any = None
 
     def __enter__(self) -> Self:
@@ -54,12 +58,15 @@ class HorovodCommunicator:
     def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Replace `tensor` (contiguous; float32, float64, int64) in place by its sum; return it."""
         hvd = self._horovod
-        summed: torch.Tensor = hvd.allreduce_(tensor, op=hvd.Sum, name=_name("all_reduce_sum", tensor))
+        with self.whereabouts.communicating():
+            summed: torch.Tensor = hvd.allreduce_(tensor, op=hvd.Sum, name=_name("all_reduce_sum", tensor))
         return summed
 
     def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
         """Replace `tensor` (contiguous) in place by rank 0's; return it."""
-        copied: torch.Tensor = self._horovod.broadcast_(tensor, root_rank=0, name=_name("broadcast", tensor))
+        name = _name("broadcast", tensor)
+        with self.whereabouts.communicating():
+            copied: torch.Tensor = self._horovod.broadcast_(tensor, root_rank=0, name=name)
         return copied
 
 

@@ -43,6 +43,7 @@ def run_horovod_job(
     spark: SparkSession,
     start_timeout_seconds: float,
     threads_per_rank: int | None,
+    stall_timeout_seconds: float,
     failures: str,
 ) -> list[Any]:
     """Run `function(task, communicator)` on `num_ranks` Horovod processes; return results by rank.
@@ -54,6 +55,7 @@ def run_horovod_job(
         spark: the session whose executors run them.
         start_timeout_seconds: how long they may take to register and connect.
         threads_per_rank: torch threads of each; None shares the cores of a host among its ranks.
+        stall_timeout_seconds: how long a rank may stand still; see `RankWatch`.
         failures: folder for the records of failures, writable from all ranks.
 
     Raises:
@@ -72,7 +74,7 @@ def run_horovod_job(
     with _signals() as received, _thread_errors() as thread_errors, _watcher(spark, job_group, failures):
         try:
             results = horovod.spark.run(
-                _rank_entry(spark, call, failures, threads_per_rank),
+                _rank_entry(spark, call, failures, threads_per_rank, stall_timeout_seconds),
                 num_proc=num_ranks,
                 start_timeout=start_timeout_seconds,
                 use_gloo=True,
@@ -100,7 +102,9 @@ def run_horovod_job(
     return [cloudpickle.loads(result) for result in results]
 
 
-def _rank_entry(spark: SparkSession, call: bytes, failures: str, threads: int | None) -> Callable[[], bytes]:
+def _rank_entry(
+    spark: SparkSession, call: bytes, failures: str, threads: int | None, stall_timeout_seconds: float
+) -> Callable[[], bytes]:
     """Return a function that is pickled by value, so that it can make dlspark importable on the rank."""
     from pyspark import SparkFiles
 
@@ -117,7 +121,7 @@ def _rank_entry(spark: SparkSession, call: bytes, failures: str, threads: int | 
         sys.path[1:1] = [str(path) for path in found if path.exists()]
         from dlspark.cluster.rank import run_horovod_rank
 
-        return run_horovod_rank(call, failures, threads)
+        return run_horovod_rank(call, failures, threads, stall_timeout_seconds)
 
     return enter
 

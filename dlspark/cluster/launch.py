@@ -41,6 +41,7 @@ def launch(
     start_timeout_seconds: float,
     threads_per_worker: int | None,
     slots_timeout_seconds: float = 20.0,
+    stall_timeout_seconds: float = 300.0,
 ) -> list[Any]:
     """Run `function(task, communicator)` on every rank and return the results in the order of ranks.
 
@@ -53,6 +54,8 @@ def launch(
         start_timeout_seconds: how long the ranks may take to find each other.
         threads_per_worker: torch threads of a rank; None shares the cores of a host among its ranks.
         slots_timeout_seconds: how long to wait for free task slots, at most 25 s.
+        stall_timeout_seconds: how long a rank may stand still until all leave their Python stacks and the
+            late one is named; not watched with backend local, which has no second process.
 
     Raises:
         WorkerFailedError: a rank failed; its traceback is the error's note.
@@ -78,16 +81,19 @@ def launch(
         spark=spark,
         start_timeout_seconds=start_timeout_seconds,
         threads_per_rank=threads_per_worker,
+        stall_timeout_seconds=stall_timeout_seconds,
         failures=storage.join(storage.absolute(task.run_dir), "failures", attempt),
     )
 
 
 def _run_here(function: WorkerFunction, task: WorkerTask, threads: int | None) -> Any:
+    communicator = LocalCommunicator()
     with _torch_threads(threads):
         try:
-            return function(task, LocalCommunicator())
+            return function(task, communicator)
         except Exception as error:
-            record = record_failure(error, rank=0, num_ranks=1, host=socket.gethostname())
+            place, host = communicator.whereabouts.place, socket.gethostname()
+            record = record_failure(error, rank=0, num_ranks=1, host=host, place=place)
             raise recorded_error(record, num_others=0, where=None) from error
 
 

@@ -20,6 +20,8 @@ import cloudpickle  # type: ignore[import-untyped]
 
 from dlspark.cluster.failures import has_failure, record_end, record_failure, write_failure, write_host
 from dlspark.cluster.supervise import run_supervised
+from dlspark.cluster.watch import RankWatch
+from dlspark.cluster.whereabouts import Board, Place, RankWhereabouts
 
 if TYPE_CHECKING:
     from dlspark.contracts import Communicator
@@ -27,13 +29,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-def run_horovod_rank(call: bytes, failures: str, threads: int | None) -> bytes:
+def run_horovod_rank(call: bytes, failures: str, threads: int | None, stall_timeout_seconds: float) -> bytes:
     """Join the job and run a function; whatever else ends the rank is recorded and ends this process too.
 
     Args:
         call: cloudpickle of (function, task).
         failures: folder for the record of a failure.
         threads: torch threads; None: the host's cores shared by the ranks on it.
+        stall_timeout_seconds: see `RankWatch`.
 
     Returns:
         cloudpickle of what `function(task, communicator)` returned.
@@ -45,36 +48,55 @@ def run_horovod_rank(call: bytes, failures: str, threads: int | None) -> bytes:
     rank, num_ranks = int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])
     local_size = int(os.environ["HOROVOD_LOCAL_SIZE"])
 
-    def ended(exit_code: int, told_to_end: bool) -> None:
-        note_end(failures, exit_code, rank=rank, num_ranks=num_ranks, told_to_end=told_to_end)
+    with Board() as board:
 
-    def run() -> bytes:
-        return run_rank(
-            call,
-            _join_horovod,
+        def ended(exit_code: int, told_to_end: bool) -> None:
+            note_end(
+                failures,
+                exit_code,
+                rank=rank,
+                num_ranks=num_ranks,
+                told_to_end=told_to_end,
+                place=board.read(),
+            )
+
+        def run() -> bytes:
+            return run_rank(
+                call,
+                _join_horovod,
+                rank=rank,
+                num_ranks=num_ranks,
+                failures=failures,
+                num_threads=threads or share_of_cores(local_size),
+                board=board,
+            )
+
+        watch = RankWatch(
+            board,
+            failures,
             rank=rank,
             num_ranks=num_ranks,
-            failures=failures,
-            num_threads=threads or share_of_cores(local_size),
+            host=socket.gethostname(),
+            timeout_seconds=stall_timeout_seconds,
         )
+        return run_supervised(run, ended, watch.over)
 
-    return run_supervised(run, ended)
 
-
-def _join_horovod() -> AbstractContextManager[Communicator]:
+def _join_horovod(whereabouts: RankWhereabouts) -> AbstractContextManager[Communicator]:
     from dlspark.cluster.horovod_communicator import HorovodCommunicator
 
-    return HorovodCommunicator()
+    return HorovodCommunicator(whereabouts)
 
 
 def run_rank(
     call: bytes,
-    join: Callable[[], AbstractContextManager[Communicator]],
+    join: Callable[[RankWhereabouts], AbstractContextManager[Communicator]],
     *,
     rank: int,
     num_ranks: int,
     failures: str,
     num_threads: int,
+    board: Board,
 ) -> bytes:
     """Join a job and run a function, in the process of the rank; an error is recorded and raised.
 
@@ -85,6 +107,7 @@ def run_rank(
         num_ranks: of the job.
         failures: folder for the record of a failure.
         num_threads: of torch.
+        board: shared with the parent, which watches this rank from when it has joined the job.
 
     Returns:
         cloudpickle of what `function(task, communicator)` returned.
@@ -92,15 +115,20 @@ def run_rank(
     host = socket.gethostname()
     _start_logging(rank, host)
     write_host(failures, rank, host)
+    board.take_stacks()
+    whereabouts = RankWhereabouts(board)
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     # The record is written before the job is left, so that it is older than those of other ranks.
-    with ExitStack() as stack, _recording(failures, rank, num_ranks, host):
+    with ExitStack() as stack, _recording(failures, rank, num_ranks, host, whereabouts):
         function, task = cloudpickle.loads(call)
         import torch
 
         torch.set_num_threads(num_threads)
-        communicator = stack.enter_context(join())
-        return bytes(cloudpickle.dumps(function(task, communicator)))
+        communicator = stack.enter_context(join(whereabouts))
+        whereabouts.note("start")
+        result = function(task, communicator)
+        whereabouts.note("end")
+        return bytes(cloudpickle.dumps(result))
 
 
 def note_end(
@@ -111,6 +139,7 @@ def note_end(
     num_ranks: int,
     told_to_end: bool = False,
     output: Sequence[str] = (),
+    place: Place | None = None,
 ) -> None:
     """Record how the process of a rank ended, on its host, unless it has left a record itself."""
     if not has_failure(failures, rank):
@@ -121,17 +150,23 @@ def note_end(
             host=socket.gethostname(),
             told_to_end=told_to_end,
             output=output,
+            place=place,
         )
         write_failure(failures, record)
 
 
 @contextmanager
-def _recording(folder: str, rank: int, num_ranks: int, host: str) -> Iterator[None]:
+def _recording(
+    folder: str, rank: int, num_ranks: int, host: str, whereabouts: RankWhereabouts
+) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
+        record = record_failure(error, rank=rank, num_ranks=num_ranks, host=host, place=whereabouts.place)
         try:
-            write_failure(folder, record_failure(error, rank=rank, num_ranks=num_ranks, host=host))
+            # The parent may have written why this rank is to end, of which the error is a consequence.
+            if not has_failure(folder, rank):
+                write_failure(folder, record)
         except OSError:
             _log.exception("the failure of this rank could not be recorded in %s", folder)
         raise

@@ -13,13 +13,18 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing.connection import Connection
 
 _PR_SET_PDEATHSIG = 1
 """`man 2 prctl`: the signal that the kernel sends to this process when its parent ends (Linux only)."""
 
 
-def run_supervised(function: Callable[[], bytes], ended: Callable[[int, bool], None]) -> bytes:
+def run_supervised(
+    function: Callable[[], bytes],
+    ended: Callable[[int, bool], None],
+    watch: Callable[[int], AbstractContextManager[None]] = lambda pid: nullcontext(),
+) -> bytes:
     """Return what `function` returns in a forked process; end this process as that one ended.
 
     SIGTERM is passed on to the process. It never outlives this one.
@@ -28,6 +33,7 @@ def run_supervised(function: Callable[[], bytes], ended: Callable[[int, bool], N
         function: what to run; an exception of it is printed there and makes exit code 1.
         ended: called with the exit code as a shell reports it (128 + n for signal n), and whether this
             process was told to end, if the process ends without a result.
+        watch: gives what is open while the process of this id runs.
 
     Raises:
         SystemExit: the process ended without a result; with its exit code.
@@ -49,8 +55,9 @@ def run_supervised(function: Callable[[], bytes], ended: Callable[[int, bool], N
         process.start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
         sender.close()
-        result = _receive(receiver)
-        process.join()
+        with watch(process.pid or 0):
+            result = _receive(receiver)
+            process.join()
     finally:
         signal.signal(signal.SIGTERM, before)
     if result is not None and process.exitcode == 0:

@@ -19,6 +19,8 @@ from dlspark.errors import ClusterError
 if TYPE_CHECKING:
     import torch
 
+    from dlspark.cluster.whereabouts import RankWhereabouts
+
 
 class PeerLostError(RuntimeError):
     """A collective failed: the connection to another rank is gone."""
@@ -44,17 +46,19 @@ class Seat:
 class TorchCommunicator:
     """One rank of a torch.distributed job, from joining (entering the block) to leaving it."""
 
-    def __init__(self, seat: Seat, *, timeout_seconds: float) -> None:
+    def __init__(self, seat: Seat, whereabouts: RankWhereabouts, *, timeout_seconds: float) -> None:
         """Take a seat; nothing is connected yet.
 
         Args:
             seat: of this rank.
+            whereabouts: notes where this rank is.
             timeout_seconds: how long the ranks may take to find each other.
         """
         self.rank, self.size = seat.rank, seat.size
         self.local_rank, self.local_size = seat.local_rank, seat.local_size
         self.gpus = seat.gpus
         self.host = socket.gethostname()
+        self.whereabouts = whereabouts
         self._seat = seat
         self._timeout_seconds = timeout_seconds
         self._distributed: Any = None
@@ -103,13 +107,13 @@ class TorchCommunicator:
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Replace `tensor` (contiguous; float32, float64, int64) in place by its sum; return it."""
-        with _naming_lost_peers():
+        with _naming_lost_peers(), self.whereabouts.communicating():
             self._distributed.all_reduce(tensor)
         return tensor
 
     def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:
         """Replace `tensor` (contiguous) in place by rank 0's; return it."""
-        with _naming_lost_peers():
+        with _naming_lost_peers(), self.whereabouts.communicating():
             self._distributed.broadcast(tensor, src=0)
         return tensor
 

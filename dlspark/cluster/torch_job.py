@@ -41,6 +41,7 @@ def run_torch_job(
     spark: SparkSession,
     start_timeout_seconds: float,
     threads_per_rank: int | None,
+    stall_timeout_seconds: float,
     failures: str,
 ) -> list[Any]:
     """Run `function(task, communicator)` on `num_ranks` processes; return results by rank.
@@ -52,6 +53,7 @@ def run_torch_job(
         spark: the session whose executors run them.
         start_timeout_seconds: how long they may take to start, and then to connect.
         threads_per_rank: torch threads of each; None shares the cores of a host among its ranks.
+        stall_timeout_seconds: how long a rank may stand still; see `RankWatch`.
         failures: folder for the records of failures, writable from all ranks.
 
     Raises:
@@ -64,6 +66,7 @@ def run_torch_job(
         failures=failures,
         threads=threads_per_rank,
         timeout_seconds=start_timeout_seconds,
+        stall_timeout_seconds=stall_timeout_seconds,
     )
     job = _Job(spark, run, num_ranks)
     try:

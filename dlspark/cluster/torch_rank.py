@@ -10,6 +10,7 @@ from dlspark.cluster.rank import run_rank
 from dlspark.cluster.supervise import end_with_parent
 from dlspark.cluster.torch_communicator import TorchCommunicator
 from dlspark.cluster.torch_task import RankOrder
+from dlspark.cluster.whereabouts import Board
 
 
 def main() -> None:
@@ -18,11 +19,12 @@ def main() -> None:
     end_with_parent(order.parent)
     result = run_rank(
         order.call,
-        lambda: TorchCommunicator(order.seat, timeout_seconds=order.timeout_seconds),
+        lambda whereabouts: TorchCommunicator(order.seat, whereabouts, timeout_seconds=order.timeout_seconds),
         rank=order.seat.rank,
         num_ranks=order.seat.size,
         failures=order.failures,
         num_threads=order.num_threads,
+        board=Board(order.board),
     )
     with os.fdopen(order.result_file, "wb") as file:
         file.write(result)

@@ -22,6 +22,8 @@ import psutil
 from dlspark.cluster.rank import note_end, share_of_cores
 from dlspark.cluster.supervise import as_shell_code
 from dlspark.cluster.torch_communicator import Seat
+from dlspark.cluster.watch import RankWatch
+from dlspark.cluster.whereabouts import Board
 
 _NUM_LAST_LINES = 40
 _MAX_OUTPUT_BYTES = 65536
@@ -39,6 +41,8 @@ class RankOrder:
     timeout_seconds: float
     result_file: int
     """File descriptor that takes what the function returns."""
+    board: int
+    """File descriptor of the board on which the rank writes where it is."""
     parent: int
     """Process that the rank must not outlive."""
 
@@ -55,7 +59,13 @@ class RankEnd:
 
 
 def run_task(
-    rows: Iterator[int], *, call: bytes, failures: str, threads: int | None, timeout_seconds: float
+    rows: Iterator[int],
+    *,
+    call: bytes,
+    failures: str,
+    threads: int | None,
+    timeout_seconds: float,
+    stall_timeout_seconds: float,
 ) -> Iterator[RankEnd]:
     """Run one rank, in a task of a barrier stage.
 
@@ -65,6 +75,7 @@ def run_task(
         failures: folder for the records of failures.
         threads: torch threads of the rank; None shares the cores of a host among its ranks.
         timeout_seconds: how long the ranks may take to find each other.
+        stall_timeout_seconds: see `RankWatch`.
 
     Yields:
         How the rank ended.
@@ -88,7 +99,11 @@ def run_task(
             store_socket=listener.fileno() if rank == 0 else None,
         )
         yield _run_process(
-            call, seat, hosts, failures=failures, threads=threads, timeout_seconds=timeout_seconds
+            *(call, seat, hosts),
+            failures=failures,
+            threads=threads,
+            timeout_seconds=timeout_seconds,
+            stall_timeout_seconds=stall_timeout_seconds,
         )
 
 
@@ -100,9 +115,10 @@ def _run_process(
     failures: str,
     threads: int | None,
     timeout_seconds: float,
+    stall_timeout_seconds: float,
 ) -> RankEnd:
     # Files without a name: whatever ends this process, nothing of them stays on the disk.
-    with tempfile.TemporaryFile() as result, tempfile.TemporaryFile() as output:
+    with tempfile.TemporaryFile() as result, tempfile.TemporaryFile() as output, Board() as board:
         order = RankOrder(
             call=call,
             seat=seat,
@@ -110,9 +126,18 @@ def _run_process(
             num_threads=threads or share_of_cores(seat.local_size),
             timeout_seconds=timeout_seconds,
             result_file=result.fileno(),
+            board=board.file,
             parent=os.getpid(),
         )
-        kept = [result.fileno(), *([] if seat.store_socket is None else [seat.store_socket])]
+        kept = [result.fileno(), board.file, *([] if seat.store_socket is None else [seat.store_socket])]
+        watch = RankWatch(
+            board,
+            failures,
+            rank=seat.rank,
+            num_ranks=seat.size,
+            host=socket.gethostname(),
+            timeout_seconds=stall_timeout_seconds,
+        )
         process = subprocess.Popen(
             [sys.executable, "-m", "dlspark.cluster.torch_rank"],
             stdin=subprocess.PIPE,
@@ -121,13 +146,19 @@ def _run_process(
             pass_fds=kept,
             env=_environment(seat, hosts),
         )
-        process.communicate(pickle.dumps(order))
+        with watch.over(process.pid):
+            process.communicate(pickle.dumps(order))
         lines = _last_lines(output)
         if process.returncode == 0:
             result.seek(0)
             return RankEnd(rank=seat.rank, result=result.read(), output=lines)
         note_end(
-            failures, as_shell_code(process.returncode), rank=seat.rank, num_ranks=seat.size, output=lines
+            failures,
+            as_shell_code(process.returncode),
+            rank=seat.rank,
+            num_ranks=seat.size,
+            output=lines,
+            place=board.read(),
         )
         return RankEnd(rank=seat.rank, result=None, output=lines)
 

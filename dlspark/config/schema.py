@@ -42,6 +42,11 @@ class ClusterConfig(Section):
     """How long to wait for executors before too few slots are an error."""
     start_timeout_seconds: Positive = 120.0
     """How long the workers may take to find each other."""
+    stall_timeout_seconds: Positive = 300.0
+    """How long a worker may stand still in one part of a step (waiting for data, computing), a batch of an
+    evaluation or a save. Then all leave their Python stacks in the run directory, and the late one is named.
+    Waits for other workers do not count, nor what comes before the workers have found each other; until its
+    first step is done, a worker has four times as long. Not watched with backend=local."""
     threads_per_worker: Count | None = None
     """torch threads of a worker; null: the host's cores shared by the workers on it."""
 

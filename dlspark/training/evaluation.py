@@ -52,6 +52,7 @@ def evaluate_model(
     sums = torch.zeros(2 + num_classes + num_classes**2, dtype=torch.float64, device=device)
     loss_sum, top_sum, bias_sum, confusion_sum = _parts(sums, num_classes)
     with _evaluation_mode(model), torch.inference_mode(), torch.autocast(device.type, enabled=False):
+        communicator.whereabouts.note("evaluation")
         for batch in source.batches(epoch=0):
             if not len(batch.labels):
                 continue
@@ -62,6 +63,7 @@ def evaluate_model(
             bias_sum += bias_sums(logits, labels, figures.outputs)
             if figures.top_k is not None:
                 top_sum += count_in_top(logits, labels, figures.top_k)
+            communicator.whereabouts.note("evaluation")
     communicator.all_reduce_sum(sums)
     return _summarise(sums.cpu(), num_rows=source.num_rows, num_classes=num_classes, top_k=figures.top_k)
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from dlspark.contracts import Batch, BatchSource, Communicator, EvaluationResult, Tracker
+from dlspark.contracts import Batch, BatchSource, Communicator, EvaluationResult, Tracker, Whereabouts
 from dlspark.errors import DatasetError
 from dlspark.training.checkpoint_writer import Checkpoints
 from dlspark.training.diagnostics import Diagnostics, DiagnosticsOptions
@@ -148,7 +148,7 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
     while at.epoch < epochs and not (early_stopping is not None and early_stopping.is_over):
         train_mode(model)
         at.begin_epoch()
-        for batch, wait_seconds in _timed_batches(train, at):
+        for batch, wait_seconds in _timed_batches(train, at, communicator.whereabouts):
             ends_epoch = at.step_of_epoch + 1 == train.num_steps
             with watch.watching(at.step, batch) as weights:
                 step = train_step(
@@ -180,7 +180,7 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
             tracker.log_progress(step=at.step, num_steps=epochs * train.num_steps, fields=shown)
             replicas.after_step(at.step, saves=step.asked > 0)
             if step.asked:
-                _save(state, checkpoints, tracker)
+                _save(state, checkpoints, tracker, communicator.whereabouts)
             if step.asked >= STOP:
                 return _result(at, train, stopped=True)
         average_buffers(model, communicator, local_rows=at.totals.local_rows)
@@ -207,7 +207,7 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
             early_stopping.observe(kept, epoch=at.epoch, step=at.step, metrics=metrics, validation=validation)
             if early_stopping.is_over:
                 tracker.log_note("early_stopping", early_stopping.verdict(), step=at.step)
-        _save(state, checkpoints, tracker)
+        _save(state, checkpoints, tracker, communicator.whereabouts)
     if early_stopping is None:
         return _result(at, train, stopped=False)
     early_stopping.restore(kept)
@@ -220,7 +220,8 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
     )
 
 
-def _save(state: TrainingState, checkpoints: Checkpoints, tracker: Tracker) -> None:
+def _save(state: TrainingState, checkpoints: Checkpoints, tracker: Tracker, whereabouts: Whereabouts) -> None:
+    whereabouts.note("save")
     own = state.own_of_all_ranks()
     # First what was measured: a step that a checkpoint skips must not be missing in the curves.
     tracker.flush()
@@ -243,15 +244,21 @@ def _result(at: Position, train: BatchSource, *, stopped: bool) -> FitResult:
     )
 
 
-def _timed_batches(source: BatchSource, at: Position) -> Iterator[tuple[Batch, float]]:
+def _timed_batches(
+    source: BatchSource, at: Position, whereabouts: Whereabouts
+) -> Iterator[tuple[Batch, float]]:
     """Yield each batch that is left of the epoch, with the seconds it was waited for; check that all came."""
     epoch, num_steps, num_rows = at.epoch, at.step_of_epoch, at.totals.global_rows
     batches = source.batches(epoch, num_steps)
     asked = time.perf_counter()
+    whereabouts.note("data", step=at.step + 1)
     for batch in batches:
+        whereabouts.note("compute")
         yield batch, time.perf_counter() - asked
         num_steps, num_rows = num_steps + 1, num_rows + batch.global_rows
         asked = time.perf_counter()
+        if num_steps < source.num_steps:
+            whereabouts.note("data", step=at.step + 1)
     if (num_steps, num_rows) != (source.num_steps, source.num_rows) or num_rows == 0:
         raise DatasetError(
             f"epoch {epoch + 1} of the training was not whole",

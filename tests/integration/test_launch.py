@@ -99,7 +99,9 @@ def test_a_raising_rank_is_named_with_its_host_and_error(session: SparkSession, 
 
 def test_a_failure_ends_ranks_that_are_not_in_a_collective(session: SparkSession, task: WorkerTask) -> None:
     started = time.monotonic()
-    with pytest.raises(WorkerFailedError, match=r"rank 0 of 2 on host .* failed: ValueError: boom"):
+    with pytest.raises(
+        WorkerFailedError, match=r"rank 0 of 2 on host .* failed at its start: ValueError: boom"
+    ):
         _launch("raise_while_other_sleeps", task, session)
     assert time.monotonic() - started < 120
     assert_nothing_is_left(session, _MARK)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cloudpickle
+import pytest
 
 from dlspark.cluster.failures import (
+    STALL,
     FailureRecord,
+    explain_failure,
     find_cause,
+    find_late,
     has_failure,
     lost_error,
     read_failures,
@@ -19,6 +24,9 @@ from dlspark.cluster.failures import (
     write_failure,
     write_host,
 )
+from dlspark.cluster.whereabouts import Place
+
+_PLACE = Place(phase="compute", step=37, num_moves=150, num_collectives=40, is_starting=False)
 
 
 def _record(
@@ -104,6 +112,34 @@ def test_a_rank_that_was_told_to_end_is_not_the_cause(tmp_path: Path) -> None:
     assert not has_failure(str(tmp_path), 1)
     write_failure(str(tmp_path), _end(137))
     assert has_failure(str(tmp_path), 1)
+
+
+def test_step_and_phase_are_in_the_record_and_in_the_first_line(tmp_path: Path) -> None:
+    records = [
+        replace(_end(137), place=_PLACE),
+        record_failure(ValueError("boom"), rank=0, num_ranks=2, host="a", place=_PLACE),
+    ]
+    for record, kind in zip(records, ("SIGKILL", "ValueError: boom"), strict=True):
+        write_failure(str(tmp_path / kind), record)
+        assert read_failures(str(tmp_path / kind)) == [record]
+        told = str(explain_failure(1, str(tmp_path / kind), [], has_lost_rank=False))
+        assert told.startswith(f"rank {record.rank} of 2 on host a failed at step 37 (compute): {kind}")
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0)])
+def test_the_late_rank_is_the_one_that_has_entered_fewest_collectives(order: tuple[int, ...]) -> None:
+    waiting = [
+        replace(
+            _record(rank, float(rank), is_secondary=True),
+            type=STALL,
+            place=replace(_PLACE, num_collectives=number),
+        )
+        for rank, number in enumerate((40, 39, 39))
+    ]
+    lost_its_peer = replace(_record(3, 0.0, is_secondary=True), place=replace(_PLACE, num_collectives=1))
+    late = find_late([lost_its_peer, *(waiting[rank] for rank in order)])
+    assert late == waiting[1]
+    assert find_late([lost_its_peer]) is None
 
 
 def test_hosts_of_ranks_are_known_once_they_started(tmp_path: Path) -> None:

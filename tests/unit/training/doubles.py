@@ -10,6 +10,7 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from dlspark.cluster.whereabouts import RankWhereabouts
 from dlspark.contracts import Batch
 
 Result = TypeVar("Result")
@@ -22,6 +23,7 @@ class ThreadCommunicator:
         self.rank, self.size = rank, len(slots)
         self.local_rank, self.local_size = rank, len(slots)
         self.host = "localhost"
+        self.whereabouts = RankWhereabouts()
         self.num_collectives = 0
         self._slots, self._barrier = slots, barrier
 
