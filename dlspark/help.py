@@ -20,7 +20,7 @@ STAGES = {
     "bench-loader": "a dataset -> how fast it is read, by reader, threads and storage, beside the network",
     "lr-find": "a dataset and a network -> the learning rate at which the loss falls fastest, and a picture",
     "bench-scale": "a dataset -> images per second of the network on 1 to N workers, by backend",
-    "doctor": "look at Java, Spark, Horovod, versions, slots and tracking, and say what to repair",
+    "doctor": "look at Java, Spark and its hosts, Horovod and tracking, launch once; say what to repair",
     "sync": "send what MLflow does not have yet of a run (its server was away)",
 }
 """Stage -> what it does, in the order of the data path."""
@@ -64,7 +64,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "replay": ("run_dir", "dataset", "step", *_READ),
     "bench-loader": ("dataset", *_FIT, *_READ),
     "bench-scale": ("dataset", "model.", "loss.", "optimizer.", "train.", *_LAUNCH),
-    "doctor": ("cluster.", "tracking.uri"),
+    "doctor": ("dataset", "run_dir", "data.reader", "cluster.", "tracking.uri"),
     "sync": ("run_dir", "tracking.uri"),
 }
 _RECIPE = ("loss", "optimizer", "schedule")

@@ -7,7 +7,6 @@ WorkerTask of plain values. The same code runs under Horovod, and in one local p
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
@@ -16,7 +15,7 @@ from functools import partial
 import torch
 
 from dlspark import storage
-from dlspark.cluster.devices import choose_device, require_own_device
+from dlspark.cluster.devices import device_of
 from dlspark.config import Config
 from dlspark.contracts import Communicator, EvaluationResult, Split, Tracker, TrainResult, WorkerTask
 from dlspark.data.augment import Augmentation
@@ -61,7 +60,7 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
     """
     config = Config.model_validate(task.config)
     manifest = _read_the_same_dataset(task)
-    device = _device_of(communicator)
+    device = device_of(communicator)
     precision = choose_precision(config.train.precision, device)
     is_first = communicator.rank == 0
     describe = _describer(config, manifest)
@@ -158,7 +157,7 @@ def run_evaluation(task: WorkerTask, communicator: Communicator) -> EvaluationRe
     """
     config = Config.model_validate(task.config)
     manifest = _read_the_same_dataset(task)
-    device = _device_of(communicator)
+    device = device_of(communicator)
     model, description = load_checkpoint(final_checkpoint(task.run_dir))
     with open_source(
         config,
@@ -206,23 +205,6 @@ def _read_the_same_dataset(task: WorkerTask) -> Manifest:
             fix="start the run again, or restore the dataset",
         )
     return manifest
-
-
-def _device_of(communicator: Communicator) -> torch.device:
-    """Return the device of this rank, and make sure that it is its own; a collective of all ranks."""
-    if not torch.cuda.is_available():
-        require_own_device(None, communicator)
-        return torch.device("cpu")
-    index = choose_device(
-        communicator.gpus,
-        local_rank=communicator.local_rank,
-        num_devices=torch.cuda.device_count(),
-        visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
-    )
-    require_own_device(str(torch.cuda.get_device_properties(index).uuid), communicator)
-    # Where a library asks for "the GPU" without a number, it gets this one.
-    torch.cuda.set_device(index)
-    return torch.device("cuda", index)
 
 
 def open_source(

@@ -24,6 +24,7 @@ from dlspark.errors import ConfigError, LostWorkerError, ModelError, WorkerFaile
 from dlspark.tracking.journal import metric_history, read_events
 from dlspark.tracking.run import TrackedRun, continue_run, start_run
 from pipelines import train
+from pipelines.preflight import require_workers
 from pipelines.run_directory import (
     RunDescription,
     clear_run_dir,
@@ -94,7 +95,8 @@ def run(config: Config, spark: SparkSession | None) -> CompareResult:
     manifest = read_manifest(dataset)
     earlier = find_run(run_dir, overwrite=config.overwrite, resume=config.resume)
     for variant in variants.values():
-        train.refuse_what_cannot_train(variant, manifest, spark, is_new=earlier is None)
+        train.refuse_what_cannot_train(variant, manifest, is_new=earlier is None)
+    require_workers(config, spark, dataset=dataset, run_dir=run_dir)
     if earlier is None:
         clear_run_dir(run_dir)
     write_config(run_dir, config)

@@ -17,9 +17,9 @@ from dlspark.training.checkpoint import read_description
 from dlspark.training.metrics import class_metrics, evaluation_metrics
 from dlspark.training.snapshots import final_checkpoint
 from dlspark.worker import run_evaluation
+from pipelines.preflight import require_workers
 from pipelines.run_directory import RunDescription, read_config, read_run_description
 from pipelines.stage import required, with_backend
-from pipelines.train import require_workers
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -52,7 +52,8 @@ def run(config: Config, spark: SparkSession | None) -> EvaluateStageResult:
         spark: the session whose executors evaluate; None for cluster.backend=local.
 
     Raises:
-        DlsparkError: there is no run, no complete checkpoint, another dataset, an empty split, too few slots.
+        DlsparkError: there is no run, no complete checkpoint, another dataset, an empty split, too few slots,
+            or hosts that are not fit.
     """
     config = with_backend(config)
     run_dir = storage.absolute(required(config.run_dir, "run_dir", "evaluate"))
@@ -67,7 +68,7 @@ def run(config: Config, spark: SparkSession | None) -> EvaluateStageResult:
         )
     checkpoint = read_description(final_checkpoint(run_dir))
     _refuse_other_classes(checkpoint.classes, manifest.classes, dataset)
-    require_workers(config, spark)
+    require_workers(config, spark, dataset=dataset, run_dir=run_dir)
     task = WorkerTask(
         dataset=dataset,
         fingerprint=manifest.fingerprint,

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from dlspark import storage
+from dlspark.cluster.hosts import PROBE_PREFIX
 from dlspark.config import Config
 from dlspark.config.compose import read_resolved, resolved_yaml
 from dlspark.errors import ConfigError, OutputExistsError
@@ -60,7 +61,8 @@ def find_run(url: str, *, overwrite: bool, resume: Literal["auto", "never"]) -> 
         OutputExistsError: there is something already, and it is not a run of dlspark, or neither `overwrite`
             nor `resume` lets it be used.
     """
-    names = storage.list_names(url)
+    # What a preflight left that was killed is nobody's.
+    names = [name for name in storage.list_names(url) if not name.startswith(PROBE_PREFIX)]
     if not names:
         return None
     if _CONFIG not in names:

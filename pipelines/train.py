@@ -18,11 +18,10 @@ import torch
 from dlspark import storage
 from dlspark.cluster.backends import choose_backend
 from dlspark.cluster.launch import launch
-from dlspark.cluster.preflight import require_slots
 from dlspark.config import Config
 from dlspark.contracts import TrainResult, WorkerTask
 from dlspark.data.manifest import Manifest, read_manifest
-from dlspark.errors import ClusterError, DatasetError, TrackingError
+from dlspark.errors import DatasetError, TrackingError
 from dlspark.progress import show_progress
 from dlspark.recipe import build_network
 from dlspark.tracking.facts import DatasetFacts, dataset_name
@@ -30,6 +29,7 @@ from dlspark.tracking.follow import follow_progress
 from dlspark.tracking.run import TrackedRun, continue_run, require_reachable, start_run
 from dlspark.worker import run_training
 from pipelines.first_weights import FirstWeights, find_first_weights, log_frozen
+from pipelines.preflight import require_workers
 from pipelines.restart import train_with_restarts
 from pipelines.resume import require_same_training, resumed
 from pipelines.run_directory import (
@@ -103,7 +103,8 @@ def run(config: Config, spark: SparkSession | None, *, parent_run_id: str | None
         if (known := read_result(run_dir)) is not None:
             _log.info("the run in %s is complete: nothing to do; overwrite=true trains anew", run_dir)
             return TrainStageResult(**known)
-    first = refuse_what_cannot_train(config, manifest, spark, is_new=earlier is None)
+    first = refuse_what_cannot_train(config, manifest, is_new=earlier is None)
+    require_workers(config, spark, dataset=dataset, run_dir=run_dir)
     if earlier is None:
         clear_run_dir(run_dir)
     write_config(run_dir, config)
@@ -159,13 +160,11 @@ def _result(
     )
 
 
-def refuse_what_cannot_train(
-    config: Config, manifest: Manifest, spark: SparkSession | None, *, is_new: bool
-) -> FirstWeights | None:
-    """Return the first weights made elsewhere, if a training can start; nothing is written yet.
+def refuse_what_cannot_train(config: Config, manifest: Manifest, *, is_new: bool) -> FirstWeights | None:
+    """Return the first weights made elsewhere, if a training can start but for its workers; writes nothing.
 
     Raises:
-        DlsparkError: the dataset, the network, the cluster or the tracking server is not what it needs.
+        DlsparkError: the dataset, the network, the first weights or the tracking server is not as needed.
     """
     num_rows = manifest.splits["train"].rows
     if num_rows < config.cluster.workers:
@@ -182,26 +181,8 @@ def refuse_what_cannot_train(
     if is_new:
         # A run that goes on has its MLflow run already; the journal keeps the rest until the server answers.
         require_reachable(config.tracking.uri)
-    require_workers(config, spark)
     # A run that goes on has its first weights already.
     return find_first_weights(config, manifest, network) if is_new else None
-
-
-def require_workers(config: Config, spark: SparkSession | None) -> None:
-    """Return if the workers that `config.cluster` asks for can start.
-
-    Raises:
-        ClusterError: Horovod, the Spark session or task slots are missing.
-    """
-    backend = choose_backend(config.cluster.backend)
-    if backend == "local":
-        return
-    if spark is None:
-        raise ClusterError(
-            f"cluster.backend={backend} needs a Spark session and there is none",
-            fix="pass the session, or train in one process with cluster.backend=local",
-        )
-    require_slots(spark, config.cluster.workers, config.cluster.slots_timeout_seconds)
 
 
 def _start(

@@ -8,12 +8,34 @@ numbers, so the ranks compare the GPUs' own identities in one small all-reduce b
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 
 import torch
 
 from dlspark.contracts import Communicator
 from dlspark.errors import ClusterError
+
+
+def device_of(communicator: Communicator) -> torch.device:
+    """Return the device of this rank, and make sure that it is its own; a collective of all ranks.
+
+    Raises:
+        ClusterError: the rank does not see the GPU that Spark gave it, or another rank computes on it.
+    """
+    if not torch.cuda.is_available():
+        require_own_device(None, communicator)
+        return torch.device("cpu")
+    index = choose_device(
+        communicator.gpus,
+        local_rank=communicator.local_rank,
+        num_devices=torch.cuda.device_count(),
+        visible=os.environ.get("CUDA_VISIBLE_DEVICES"),
+    )
+    require_own_device(str(torch.cuda.get_device_properties(index).uuid), communicator)
+    # Where a library asks for "the GPU" without a number, it gets this one.
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def choose_device(assigned: Sequence[str], *, local_rank: int, num_devices: int, visible: str | None) -> int:

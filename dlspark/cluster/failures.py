@@ -268,14 +268,14 @@ def spark_job_error(reason: str) -> ClusterError:
     """Return the error for a Spark job that failed before its ranks ran; Spark's report is its note."""
     failed = ClusterError(
         "the Spark job of the training failed",
-        got=_last_python_line(reason),
+        got=last_python_line(reason),
         fix="`dlspark doctor` compares the driver and the executors",
     )
     failed.add_note(reason)
     return failed
 
 
-def _last_python_line(text: str) -> str:
+def last_python_line(text: str) -> str:
     """Return the error itself out of Spark's report of a failed Python task."""
     lines = [line for line in text.splitlines() if re.match(r"(\w+\.)*\w*(Error|Exception|Exit)\b.*: ", line)]
     return lines[-1] if lines else next(iter(text.splitlines()), "no reason")

@@ -7,6 +7,7 @@ figure (`maxNumConcurrentTasks` of the default resource profile, which knows cor
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import shutil
@@ -32,16 +33,34 @@ _HOROVOD_FIX = "run `make setup`, which builds it for this torch, or set cluster
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Gpus:
+    """GPUs that Spark assigns to the tasks of an application."""
+
+    available: int
+    """Those of all executors."""
+    in_use: int
+    """Those of the tasks that run now."""
+    per_task: float
+    """Above 0; below 1, tasks share a GPU."""
+
+    def __str__(self) -> str:
+        return f"{self.available} available, {self.in_use} in use"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Slots:
     """Task slots of a Spark application: how many tasks can run at one time."""
 
     available: int
-    """All that there are now."""
+    """All that there are now; where tasks take GPUs, no more than there are GPUs for."""
     in_use: int
     """Those that run a task now."""
+    gpus: Gpus | None = None
+    """None where Spark is not configured to assign GPUs."""
 
     def __str__(self) -> str:
-        return f"{self.available} available, {self.in_use} in use"
+        gpus = "" if self.gpus is None else f"; GPUs: {self.gpus}"
+        return f"{self.available} available, {self.in_use} in use{gpus}"
 
 
 def require_java() -> str:
@@ -97,8 +116,23 @@ def count_slots(spark: SparkSession) -> Slots:
     context = spark.sparkContext._jsc.sc()
     profile = context.resourceProfileManager().defaultResourceProfile()
     executors = context.statusTracker().getExecutorInfos()
-    in_use = sum(executor.numRunningTasks() for executor in executors)
-    return Slots(available=int(context.maxNumConcurrentTasks(profile)), in_use=int(in_use))
+    in_use = int(sum(executor.numRunningTasks() for executor in executors))
+    available = int(context.maxNumConcurrentTasks(profile))
+    # One of those that Spark lists is the driver.
+    return Slots(available=available, in_use=in_use, gpus=_count_gpus(spark, len(executors) - 1, in_use))
+
+
+def _count_gpus(spark: SparkSession, num_executors: int, num_tasks: int) -> Gpus | None:
+    conf = spark.sparkContext.getConf()
+    per_executor = conf.get("spark.executor.resource.gpu.amount")
+    per_task = float(conf.get("spark.task.resource.gpu.amount") or 0)
+    if not per_executor or not per_task:
+        return None
+    return Gpus(
+        available=num_executors * int(per_executor),
+        in_use=math.ceil(num_tasks * per_task),
+        per_task=per_task,
+    )
 
 
 def require_slots(spark: SparkSession, num_workers: int, timeout_seconds: float) -> Slots:
@@ -112,7 +146,8 @@ def require_slots(spark: SparkSession, num_workers: int, timeout_seconds: float)
     Raises:
         ClusterError: too few slots in that time, or dynamic allocation, under which executors come and go.
     """
-    _refuse_dynamic_allocation(spark, num_workers)
+    if has_dynamic_allocation(spark):
+        raise _dynamic_allocation(num_workers)
     waited_from = next_line = time.monotonic()
     deadline = waited_from + min(timeout_seconds, _LONGEST_WAIT_SECONDS)
     while (slots := count_slots(spark)).available - slots.in_use < num_workers:
@@ -126,16 +161,20 @@ def require_slots(spark: SparkSession, num_workers: int, timeout_seconds: float)
     return slots
 
 
-def _refuse_dynamic_allocation(spark: SparkSession, num_workers: int) -> None:
-    if spark.sparkContext.getConf().get("spark.dynamicAllocation.enabled", "false") == "true":
-        raise ClusterError(
-            "a training needs its executors to stay, and Spark may take them away",
-            got="spark.dynamicAllocation.enabled=true",
-            allowed="false",
-            where="the Spark configuration",
-            fix="submit with --conf spark.dynamicAllocation.enabled=false "
-            f"--conf spark.executor.instances={num_workers}",
-        )
+def has_dynamic_allocation(spark: SparkSession) -> bool:
+    """Tell whether Spark may take executors away, and therefore starts no barrier stage."""
+    return bool(spark.sparkContext.getConf().get("spark.dynamicAllocation.enabled", "false") == "true")
+
+
+def _dynamic_allocation(num_workers: int) -> ClusterError:
+    return ClusterError(
+        "a training needs its executors to stay, and Spark may take them away",
+        got="spark.dynamicAllocation.enabled=true",
+        allowed="false",
+        where="the Spark configuration",
+        fix="submit with --conf spark.dynamicAllocation.enabled=false "
+        f"--conf spark.executor.instances={num_workers}",
+    )
 
 
 def _too_few(spark: SparkSession, slots: Slots, num_workers: int, waited_seconds: float) -> ClusterError:
@@ -147,9 +186,17 @@ def _too_few(spark: SparkSession, slots: Slots, num_workers: int, waited_seconds
     elif master.startswith("local"):
         more = f"cluster.master=local[{num_workers}]"
     fewer = f"cluster.workers={free}, or " if free > 0 else ""
+    got = f"{num_workers} requested, {slots.available} available, {slots.in_use} in use"
+    if slots.gpus is not None:
+        num_gpus = math.ceil(num_workers * slots.gpus.per_task)
+        got += f"; GPUs: {num_gpus} requested, {slots.gpus}"
+        if slots.gpus.available < num_gpus:
+            more = (
+                "give the application more executors, or more GPUs each (spark.executor.resource.gpu.amount)"
+            )
     return ClusterError(
         f"too few Spark task slots after {waited_seconds:.0f} s",
-        got=f"{num_workers} requested, {slots}",
+        got=got,
         where=f"the Spark application on {master}",
         fix=f"{fewer}{more}",
     )

@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Iterable, Iterator
-from importlib import metadata
-from typing import TYPE_CHECKING
+from dlspark.cluster.host_checks import MISSING, installed_versions
 
-if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+__all__ = ["MISSING", "PACKAGES", "driver_versions", "packages_in_use"]
 
 PACKAGES = ("dlspark", "torch", "horovod", "pyspark", "petastorm", "pyarrow", "numpy", "mlflow")
-MISSING = "missing"
+_OF_EVERY_RUN = ("python", "dlspark", "torch", "pyspark", "pyarrow", "numpy")
 
 
 def driver_versions() -> dict[str, str]:
     """Return the version of Python and of each package, `missing` where there is none."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            versions[package] = MISSING
-    return versions
+    return installed_versions(PACKAGES)
 
 
-def executor_versions(spark: SparkSession, num_tasks: int) -> dict[str, dict[str, str]]:
-    """Return host -> the versions that Python workers see there, from so many tasks that run at one time."""
-    packages, missing = PACKAGES, MISSING
+def packages_in_use(*, backend: str, reader: str) -> tuple[str, ...]:
+    """Return whose versions must be the same on the executors; workers never speak to MLflow.
 
-    # Pickled by value and of the standard library only: it must run where dlspark is missing.
-    def look(_: Iterable[int]) -> Iterator[tuple[str, dict[str, str]]]:
-        import platform
-        import socket
-        from importlib import metadata
-
-        versions = {"python": platform.python_version()}
-        for package in packages:
-            try:
-                versions[package] = metadata.version(package)
-            except metadata.PackageNotFoundError:
-                versions[package] = missing
-        yield socket.gethostname(), versions
-
-    return dict(spark.sparkContext.range(0, num_tasks, numSlices=num_tasks).mapPartitions(look).collect())
+    Args:
+        backend: that joins the workers; horovod needs Horovod.
+        reader: of the data; petastorm needs Petastorm.
+    """
+    more = {"horovod": backend == "horovod", "petastorm": reader == "petastorm"}
+    return (*_OF_EVERY_RUN, *(name for name, is_used in more.items() if is_used))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dlspark.cluster.preflight import require_java
+from dlspark.cluster.preflight import Gpus, Slots, require_java
 from dlspark.errors import ClusterError
 
 
@@ -59,3 +59,9 @@ def test_no_java_names_the_package_before_spark_starts(tmp_path: Path) -> None:
 
 def test_existing_opens_no_session() -> None:
     assert "no Spark session" in _open_session("existing", **os.environ)
+
+
+def test_slots_name_the_gpus_where_spark_assigns_them() -> None:
+    assert str(Slots(available=4, in_use=1)) == "4 available, 1 in use"
+    gpus = Gpus(available=2, in_use=1, per_task=0.5)
+    assert str(Slots(available=4, in_use=1, gpus=gpus)).endswith("GPUs: 2 available, 1 in use")
