@@ -24,8 +24,8 @@ def describe_hosts(survey: Survey) -> dict[str, str]:
         lines["dataset"] = f"{driver.dataset.rpartition('/')[0]}, the same on all hosts"
     if driver.run_dir is not None:
         lines["run directory"] = f"{driver.run_dir}, written from all hosts"
-    off = max(abs(bound) for host in hosts for bound in host.clock_seconds)
-    lines["clocks"] = f"at most {off:.1f} s off the driver's"
+    off = max((abs(bound) for host in hosts for bound in host.clock_seconds or ()), default=0.0)
+    lines["clocks"] = f"at most {off:.2f} s off the driver's"
     lines["disk"] = f"{_least([host.temporary_free_bytes for host in hosts])} free for temporary files"
     if on_disk := [host.run_dir_free_bytes for host in hosts if host.run_dir_free_bytes is not None]:
         lines["disk"] += f", {_least(on_disk)} for the run"

@@ -69,10 +69,10 @@ def require_sound(findings: Sequence[Finding]) -> None:
         ClusterError: there is; it lists all of them.
     """
     errors = [finding.as_error() for finding in findings if finding.severity == "error"]
-    if not errors:
-        return
     if len(errors) == 1:
         raise errors[0]
+    if not errors:
+        return
     error = ClusterError(f"the cluster cannot do this, for {len(errors)} reasons")
     error.args = ("\n".join((str(error), *(f"  {number}. {each}" for number, each in enumerate(errors, 1)))),)
     raise error
@@ -131,11 +131,10 @@ def judge_connections(
             "address of it that they have a route to",
         )
     pairs = []
-    for host in hosts:
-        for failed in host.unreachable:
-            other = hosts[failed.to_task]
-            to = f"{other.host} at {other.address}:{failed.port}"
-            pairs.append(f"{host.host} ({failed.source}) -> {to}: {failed.error}")
+    for host, failed in ((each, failed) for each in hosts for failed in each.unreachable):
+        other = hosts[failed.to_task]
+        to = f"{other.host} at {other.address}:{failed.port}"
+        pairs.append(f"{host.host} ({failed.source}) -> {to}: {failed.error}")
     if pairs:
         yield Finding(
             severity="error",
@@ -152,7 +151,6 @@ def judge_dataset(driver: DriverRecord, hosts: Sequence[HostRecord]) -> Iterator
     """Find hosts that do not read the dataset, or read another one."""
     if driver.dataset is None:
         return
-    where = driver.dataset
     able = [host for host in hosts if host.versions["dlspark"] != MISSING]
     for error, names in _by_value((host.dataset_error, host.host) for host in able).items():
         if error is None:
@@ -162,7 +160,7 @@ def judge_dataset(driver: DriverRecord, hosts: Sequence[HostRecord]) -> Iterator
             subject="dataset",
             what=f"executors cannot read the dataset: {_named(names)}",
             got=error,
-            where=where,
+            where=driver.dataset,
             fix="put the dataset on storage that every executor reaches (a shared mount, s3://...), and "
             "give the executors' user and credentials the right to read it",
         )
@@ -174,7 +172,7 @@ def judge_dataset(driver: DriverRecord, hosts: Sequence[HostRecord]) -> Iterator
             what=f"executors see another dataset at the same place: {_named(different)}",
             got="another manifest",
             allowed="the one that the driver reads",
-            where=where,
+            where=driver.dataset,
             fix="put the dataset on storage that driver and executors share",
         )
 
@@ -219,10 +217,10 @@ def judge_run_dir(driver: DriverRecord, hosts: Sequence[HostRecord]) -> Iterator
 
 
 def judge_clocks(hosts: Sequence[HostRecord]) -> Iterator[Finding]:
-    """Find clocks that are certainly off: the difference is known only as closely as the job was short."""
+    """Find clocks that are certainly off: the difference is known as closely as messages are fast."""
     off = {}
     for host in hosts:
-        low, high = host.clock_seconds
+        low, high = host.clock_seconds or (0.0, 0.0)
         certain = low if low > 0 else min(high, 0.0)
         if abs(certain) > _CLOCK_SECONDS:
             off[host.host] = f"{abs(certain):.1f} s {'ahead' if certain > 0 else 'behind'} on {host.host}"
@@ -254,7 +252,7 @@ def judge_room(hosts: Sequence[HostRecord]) -> Iterator[Finding]:
             got=_some([f"{_gib(free)} free for {name}" for name, free in full.items()], "; "),
             allowed=f"{_gib(_LEAST_DISK_BYTES)} or more",
             where=_some(list(full), ", "),
-            fix="make room there, or let TMPDIR of the executors and run_dir name larger disks",
+            fix="make room there, or let TMPDIR of executors and run_dir name larger disks",
         )
     small = {
         host.host: host.shared_free_bytes

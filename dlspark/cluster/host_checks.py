@@ -56,14 +56,13 @@ def look_at_host(
     """
     from pyspark import BarrierTaskContext
 
-    started = time.time()
     context = BarrierTaskContext.get()
     task = context.partitionId()
     addresses = [info.address.rpartition(":")[0].strip("[]") for info in context.getTaskInfos()]
     dataset = _Asked(lambda: _read_manifest(manifest))
     run = _Asked(lambda: (_use_probe(probe, task), free_bytes(run_dir)))
     with socket.create_server(("", 0), backlog=max(128, len(addresses))) as listener:
-        unreachable, driver_error = meet_others(meeting, task, addresses, listener.getsockname()[1])
+        met = meet_others(meeting, task, addresses, listener.getsockname()[1])
     dataset_digest, dataset_error = dataset.answer(None)
     (sees_driver_file, run_dir_free_bytes), run_dir_error = run.answer((True, None))
     yield {
@@ -81,10 +80,7 @@ def look_at_host(
         "dataset_error": dataset_error,
         "sees_driver_file": sees_driver_file,
         "run_dir_error": run_dir_error,
-        "unreachable": unreachable,
-        "driver_error": driver_error,
-        "started": started,
-        "ended": time.time(),
+        **met,
     }
 
 
@@ -125,11 +121,12 @@ def free_bytes(path: str | None) -> int | None:
 
 def meet_others(
     meeting: tuple[tuple[str, ...], int, str], task: int, addresses: Sequence[str], port: int
-) -> tuple[list[dict[str, Any]], str | None]:
-    """Tell the other tasks the port on which this one listens, and connect to theirs.
+) -> dict[str, Any]:
+    """Tell the other tasks the port on which this one listens, connect to theirs, and compare clocks.
 
     Returns:
-        Those that do not answer, and why the driver, where they meet, does not.
+        Those that do not answer, why the driver does not, where they meet, and between which seconds this
+        clock is ahead of the driver's: what is received has been sent before, on either side.
     """
     driver_addresses, driver_port, word = meeting
     error = ""
@@ -140,16 +137,19 @@ def meet_others(
                 lines = connection.makefile("rw", newline="\n")
                 lines.write(f"{word} {task} {port}\n")
                 lines.flush()
-                ports = {int(other): number for other, number in json.loads(lines.readline()).items()}
+                told = json.loads(lines.readline())
+                high = time.time() - told["now"]
+                ports = {int(other): number for other, number in told["ports"].items()}
                 unreachable = connect_to_others(task, addresses, ports)
+                sent = time.time()
                 lines.write("done\n")
                 lines.flush()
                 # Who listens must go on with it until the last one has tried to connect.
-                lines.readline()
-                return unreachable, None
+                low = sent - float(lines.readline())
+                return {"unreachable": unreachable, "driver_error": None, "clock_seconds": (low, high)}
         except (OSError, ValueError) as caught:
             error = error or f"{source_towards(address)} -> {address}:{driver_port}: {caught}"
-    return [], error
+    return {"unreachable": [], "driver_error": error, "clock_seconds": None}
 
 
 def connect_to_others(task: int, addresses: Sequence[str], ports: Mapping[int, int]) -> list[dict[str, Any]]:

@@ -58,8 +58,9 @@ class HostRecord:
     """Of Python and of each package, `missing` where there is none."""
     has_horovod_torch: bool
     """Horovod's library for PyTorch is there."""
-    clock_seconds: tuple[float, float]
-    """Between which its clock is ahead of the driver's; as far apart as the job took beyond the task."""
+    clock_seconds: tuple[float, float] | None
+    """Between which its clock is ahead of the driver's, as far apart as a message takes there and back; None
+    where it does not connect to the driver."""
     temporary_folder: str
     temporary_free_bytes: int
     run_dir_free_bytes: int | None
@@ -136,9 +137,7 @@ def survey_hosts(
             run_dir=run_dir,
             probe=probe,
         )
-        before = time.time()
         answers = _collect(spark, look, num_tasks, timeout_seconds)
-        after = time.time()
     driver = DriverRecord(
         host=socket.gethostname(),
         versions=driver_versions(),
@@ -147,7 +146,7 @@ def survey_hosts(
         run_dir=run_dir,
         run_dir_error=run_dir_error,
     )
-    hosts = tuple(_as_record(answer, before, after) for answer in sorted(answers, key=lambda a: a["task"]))
+    hosts = tuple(_as_record(answer) for answer in sorted(answers, key=lambda a: a["task"]))
     return Survey(driver=driver, hosts=hosts, seconds=time.monotonic() - started)
 
 
@@ -195,12 +194,9 @@ def _probe(run_dir: str | None) -> Iterator[tuple[str | None, str | None]]:
         yield (folder if error is None else None), error
 
 
-def _as_record(answer: dict[str, Any], before: float, after: float) -> HostRecord:
-    """Return a record; on the driver's clock the task began after `before` and ended before `after`."""
-    values = dict(answer)
-    clock = (values.pop("ended") - after, values.pop("started") - before)
-    unreachable = tuple(Unreachable(**failed) for failed in values.pop("unreachable"))
-    return HostRecord(**values, clock_seconds=clock, unreachable=unreachable)
+def _as_record(answer: dict[str, Any]) -> HostRecord:
+    unreachable = tuple(Unreachable(**failed) for failed in answer["unreachable"])
+    return HostRecord(**{**answer, "unreachable": unreachable})
 
 
 def _collect(spark: SparkSession, look: Any, num_tasks: int, timeout_seconds: float) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import secrets
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -75,16 +76,18 @@ class _Guest(socketserver.StreamRequestHandler):
     timeout = 2 * MEET_SECONDS
 
     def handle(self) -> None:
-        """Take a task's port, tell it those of all, and let it go when all have used them."""
+        """Take a task's port, tell it those of all and the time, and let it go when all have used them."""
         server = cast("_Server", self.server)
         word, task, port = self.rfile.readline(_LONGEST_LINE).decode().split()
         if not hmac.compare_digest(word, server.word):
             return
         server.ports[int(task)] = int(port)
         _wait(server.all_came)
-        self.wfile.write(f"{json.dumps(server.ports)}\n".encode())
+        self.wfile.write(f"{json.dumps({'ports': server.ports, 'now': time.time()})}\n".encode())
         self.rfile.readline(_LONGEST_LINE)
+        done = time.time()
         _wait(server.all_done)
+        self.wfile.write(f"{done}\n".encode())
 
 
 def _wait(barrier: threading.Barrier) -> None:

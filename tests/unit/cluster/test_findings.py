@@ -68,6 +68,7 @@ def test_one_spoiled_host_is_one_finding_that_names_it(
     "changes",
     [
         {"clock_seconds": (-3.0, 3.0)},
+        {"clock_seconds": None},
         {"clock_seconds": (1.9, 2.5)},
         {"shared_free_bytes": 2**26, "has_gpu": False},
         {"shared_free_bytes": None},

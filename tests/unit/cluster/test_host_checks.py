@@ -50,8 +50,10 @@ def test_tasks_meet_through_the_driver_and_stay_until_the_last_has_connected() -
         answers = list(pool.map(lambda task: meet_others(meeting, task, addresses, ports[task]), range(3)))
         for listener in listeners:
             listener.close()
-    assert [error for _, error in answers] == [None] * 3
-    assert [[failed["to_task"] for failed in failures] for failures, _ in answers] == [[2], [2], []]
+    assert [answer["driver_error"] for answer in answers] == [None] * 3
+    assert [[each["to_task"] for each in answer["unreachable"]] for answer in answers] == [[2], [2], []]
+    for low, high in (answer["clock_seconds"] for answer in answers):
+        assert -5 < low <= 0 <= high < 5, "it is the same clock"
 
 
 def test_a_driver_that_is_not_reached_or_does_not_know_the_word_is_told() -> None:
@@ -59,10 +61,9 @@ def test_a_driver_that_is_not_reached_or_does_not_know_the_word_is_told() -> Non
         refused = meet_others((("127.0.0.1",), port, "another"), 0, ["127.0.0.1"], 1)
     closed = meet_others((("127.0.0.1",), 1, "word"), 0, ["127.0.0.1"], 1)
     assert addresses[0] == "127.0.0.1"
-    for unreachable, error in (refused, closed):
-        assert unreachable == []
-        assert error is not None
-        assert error.startswith("127.0.0.1 -> 127.0.0.1:")
+    for answer in (refused, closed):
+        assert (answer["unreachable"], answer["clock_seconds"]) == ([], None)
+        assert answer["driver_error"].startswith("127.0.0.1 -> 127.0.0.1:")
 
 
 def test_storage_that_hangs_is_told_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
