@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from dlspark.cluster.devices import device_of
 from dlspark.config import Config
 from dlspark.contracts import Batch, Communicator, WorkerTask
 from dlspark.data.manifest import read_manifest
@@ -24,9 +25,7 @@ def run_steps(task: WorkerTask, communicator: Communicator) -> StepSpeed:
     """
     config = Config.model_validate(task.config)
     manifest = read_manifest(task.dataset)
-    device = (
-        torch.device("cuda", communicator.local_rank) if torch.cuda.is_available() else torch.device("cpu")
-    )
+    device = device_of(communicator)
     model = build_network(config, manifest).to(device)
     broadcast_state(model, communicator)
     num_rows = config.train.global_batch_size
