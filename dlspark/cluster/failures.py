@@ -79,7 +79,6 @@ def record_end(
     rank: int,
     num_ranks: int,
     host: str,
-    told_to_end: bool,
     output: Sequence[str] = (),
     place: Place | None = None,
 ) -> FailureRecord:
@@ -90,7 +89,6 @@ def record_end(
         rank: the rank.
         num_ranks: ranks of the job.
         host: where it ran.
-        told_to_end: the job was being ended already.
         output: the last lines that it wrote.
         place: where it was.
     """
@@ -104,7 +102,7 @@ def record_end(
         notes=(),
         traceback="",
         unix_seconds=time.time(),
-        is_secondary=told_to_end,
+        is_secondary=False,
         fix=fix,
         output=tuple(output),
         place=place,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 if TYPE_CHECKING:
     import torch
 
+    from dlspark.cluster.seat import Seat
     from dlspark.cluster.whereabouts import RankWhereabouts
 
 
@@ -24,29 +25,26 @@ class HorovodCommunicator:
     wait in with a `HorovodInternalError`.
     """
 
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-    host: str
-    gpus: tuple[str, ...]
+    def __init__(self, seat: Seat, whereabouts: RankWhereabouts) -> None:
+        """Take a seat; nothing is connected yet.
 
-    def __init__(self, whereabouts: RankWhereabouts) -> None:
-        """Take what notes where this rank is; nothing is connected yet."""
+        Args:
+            seat: of this rank; the environment of the process names it too, see `horovod_environment`.
+            whereabouts: notes where this rank is.
+        """
+        self.rank, self.size = seat.rank, seat.size
+        self.local_rank, self.local_size = seat.local_rank, seat.local_size
+        self.gpus = seat.gpus
+        self.host = socket.gethostname()
         self.whereabouts = whereabouts
         self._horovod: Any = None
 
     def __enter__(self) -> Self:
         """Join the job: a collective of all ranks, over Gloo."""
         import horovod.torch as hvd
-        from horovod.spark.task import get_available_devices
 
         hvd.init()
         self._horovod = hvd
-        self.rank, self.size = hvd.rank(), hvd.size()
-        self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
-        self.host = socket.gethostname()
-        self.gpus = tuple(get_available_devices())
         return self
 
     def __exit__(

@@ -1,8 +1,8 @@
 """Run one function on N ranks and give back what they return, or one error that names rank, host and cause.
 
-Three backends: `local` is this process with a communicator of one; `horovod` is `horovod.spark.run`, and
-`torch` a barrier stage with torch.distributed: both start one process in each of N Spark tasks. On all, slots
-are checked first, a failing rank ends the job and is named, Ctrl-C works, and nothing reaches stdout.
+Three backends: `local` is this process with a communicator of one; `horovod` and `torch` start one process in
+each of N Spark tasks of a barrier stage, joined by Horovod or by torch.distributed. On all, slots are checked
+first, a failing rank ends the job and is named, Ctrl-C works, and nothing reaches stdout.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from dlspark import storage
 from dlspark.cluster.backends import Backend, choose_backend
 from dlspark.cluster.communicator import LocalCommunicator
 from dlspark.cluster.failures import record_failure, recorded_error
-from dlspark.cluster.horovod_job import run_horovod_job
 from dlspark.cluster.preflight import require_slots
-from dlspark.cluster.torch_job import run_torch_job
+from dlspark.cluster.rank_job import run_rank_job
 from dlspark.contracts import WorkerFunction, WorkerTask
 from dlspark.errors import ClusterError
 
@@ -73,10 +72,10 @@ def launch(
     require_slots(spark, num_workers, slots_timeout_seconds)
     attempt = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
     _log.debug("launching %d ranks, attempt %s", num_workers, attempt)
-    run_job = run_horovod_job if backend == "horovod" else run_torch_job
-    return run_job(
+    return run_rank_job(
         function,
         task,
+        joined=backend,
         num_ranks=num_workers,
         spark=spark,
         start_timeout_seconds=start_timeout_seconds,

@@ -1,8 +1,7 @@
-"""What runs in the processes of one rank, around the function that the driver sends, on both backends.
+"""What runs in the process of a rank, around the function that the driver sends, and what its parent notes.
 
-Horovod's process only watches; the rank is its child (see `supervise`), so that its end is recorded however
-it comes. The function is unpickled only after the number of threads is in the environment, since unpickling
-imports torch, which reads it then.
+The function is unpickled only after the number of threads is in the environment, since unpickling imports
+torch, which reads it then.
 """
 
 from __future__ import annotations
@@ -19,73 +18,12 @@ from typing import TYPE_CHECKING
 import cloudpickle  # type: ignore[import-untyped]
 
 from dlspark.cluster.failures import has_failure, record_end, record_failure, write_failure, write_host
-from dlspark.cluster.supervise import run_supervised
-from dlspark.cluster.watch import RankWatch
 from dlspark.cluster.whereabouts import Board, Place, RankWhereabouts
 
 if TYPE_CHECKING:
     from dlspark.contracts import Communicator
 
 _log = logging.getLogger(__name__)
-
-
-def run_horovod_rank(call: bytes, failures: str, threads: int | None, stall_timeout_seconds: float) -> bytes:
-    """Join the job and run a function; whatever else ends the rank is recorded and ends this process too.
-
-    Args:
-        call: cloudpickle of (function, task).
-        failures: folder for the record of a failure.
-        threads: torch threads; None: the host's cores shared by the ranks on it.
-        stall_timeout_seconds: see `RankWatch`.
-
-    Returns:
-        cloudpickle of what `function(task, communicator)` returned.
-
-    Raises:
-        SystemExit: the rank failed.
-    """
-    # Horovod's launcher sets these for each process.
-    rank, num_ranks = int(os.environ["HOROVOD_RANK"]), int(os.environ["HOROVOD_SIZE"])
-    local_size = int(os.environ["HOROVOD_LOCAL_SIZE"])
-
-    with Board() as board:
-
-        def ended(exit_code: int, told_to_end: bool) -> None:
-            note_end(
-                failures,
-                exit_code,
-                rank=rank,
-                num_ranks=num_ranks,
-                told_to_end=told_to_end,
-                place=board.read(),
-            )
-
-        def run() -> bytes:
-            return run_rank(
-                call,
-                _join_horovod,
-                rank=rank,
-                num_ranks=num_ranks,
-                failures=failures,
-                num_threads=threads or share_of_cores(local_size),
-                board=board,
-            )
-
-        watch = RankWatch(
-            board,
-            failures,
-            rank=rank,
-            num_ranks=num_ranks,
-            host=socket.gethostname(),
-            timeout_seconds=stall_timeout_seconds,
-        )
-        return run_supervised(run, ended, watch.over)
-
-
-def _join_horovod(whereabouts: RankWhereabouts) -> AbstractContextManager[Communicator]:
-    from dlspark.cluster.horovod_communicator import HorovodCommunicator
-
-    return HorovodCommunicator(whereabouts)
 
 
 def run_rank(
@@ -137,7 +75,6 @@ def note_end(
     *,
     rank: int,
     num_ranks: int,
-    told_to_end: bool = False,
     output: Sequence[str] = (),
     place: Place | None = None,
 ) -> None:
@@ -148,7 +85,6 @@ def note_end(
             rank=rank,
             num_ranks=num_ranks,
             host=socket.gethostname(),
-            told_to_end=told_to_end,
             output=output,
             place=place,
         )

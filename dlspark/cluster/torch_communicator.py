@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -19,28 +18,12 @@ from dlspark.errors import ClusterError
 if TYPE_CHECKING:
     import torch
 
+    from dlspark.cluster.seat import Seat
     from dlspark.cluster.whereabouts import RankWhereabouts
 
 
 class PeerLostError(RuntimeError):
     """A collective failed: the connection to another rank is gone."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Seat:
-    """The place of one rank in a job."""
-
-    rank: int
-    size: int
-    local_rank: int
-    local_size: int
-    gpus: tuple[str, ...]
-    """Addresses of the GPUs that Spark gave to its task."""
-    store_host: str
-    """Where rank 0's store listens, through which the ranks find each other."""
-    store_port: int
-    store_socket: int | None
-    """On rank 0, the file descriptor that listens already, so that no other process can take the port."""
 
 
 class TorchCommunicator:
@@ -78,13 +61,13 @@ class TorchCommunicator:
         seat = self._seat
         try:
             store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
-                seat.store_host,
-                seat.store_port,
+                seat.hosts[0],
+                seat.meeting_port,
                 seat.size,
                 is_master=seat.rank == 0,
                 timeout=timedelta(seconds=self._timeout_seconds),
                 wait_for_workers=False,
-                master_listen_fd=seat.store_socket,
+                master_listen_fd=seat.meeting_socket,
             )
             torch.distributed.init_process_group(backend, store=store, rank=seat.rank, world_size=seat.size)
             torch.distributed.all_reduce(torch.zeros(1))
@@ -92,7 +75,7 @@ class TorchCommunicator:
             raise ClusterError(
                 f"the {seat.size} ranks do not reach each other",
                 got=(str(error).splitlines() or [type(error).__name__])[0],
-                where=f"rank 0's store at {seat.store_host}:{seat.store_port}",
+                where=f"rank 0's store at {seat.hosts[0]}:{seat.meeting_port}",
                 fix="open the ports between the executors, or name the network in GLOO_SOCKET_IFNAME",
             ) from error
         self._distributed = torch.distributed

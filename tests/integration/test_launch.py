@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 
-_MARK = "horovod.spark.task.gloo_exec_fn"
+_MARK = "dlspark.cluster.rank_process"
 """In the command line of a rank."""
 
 

@@ -36,7 +36,7 @@ pytestmark = [
     ),
 ]
 
-_MARKS = {"horovod": "horovod.spark.task.gloo_exec_fn", "torch": "dlspark.cluster.torch_rank"}
+_MARK = "dlspark.cluster.rank_process"
 """In the command line of a rank."""
 _TIMEOUT = 2.0
 
@@ -62,7 +62,7 @@ def _fail(function: Callable[..., Any], run_dir: Path, spark: SparkSession, back
             stall_timeout_seconds=_TIMEOUT,
         )
     assert time.time() - (run_dir / "last-move").stat().st_mtime < 30 + _TIMEOUT
-    assert_nothing_is_left(spark, _MARKS[backend])
+    assert_nothing_is_left(spark, _MARK)
     return str(caught.value).splitlines()[0]
 
 
@@ -107,4 +107,4 @@ def test_a_training_that_stands_still_starts_again(
     assert run.info.status == "FINISHED"
     assert "rank 1 of 2" in run.data.tags["dlspark.last_restart"]
     assert "at step 23 (data): Stall" in run.data.tags["dlspark.last_restart"]
-    assert_nothing_is_left(spark, _MARKS[backend])
+    assert_nothing_is_left(spark, _MARK)

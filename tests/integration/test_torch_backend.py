@@ -39,7 +39,7 @@ pytestmark = [
 ]
 
 
-_MARK = "dlspark.cluster.torch_rank"
+_MARK = "dlspark.cluster.rank_process"
 """In the command line of a rank."""
 
 
@@ -123,7 +123,7 @@ def test_two_torch_ranks_give_the_curve_of_one_process_and_of_horovod(
     dataset = str(tmp_path / "dataset")
     ingest.run(compose(["source=builtin:digits", f"dataset={dataset}"]), spark)
     common = (
-        *(f"dataset={dataset}", "train.epochs=8", "train.global_batch_size=100", "optimizer.lr=0.02"),
+        *(f"dataset={dataset}", "train.epochs=8", "train.global_batch_size=100", "optimizer.lr=0.05"),
         *(f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", "augment.crop_padding=1", "optimizer=sgd"),
         *("model.dropout_features=0", "model.dropout_dense=0", "train.precision=fp32"),
         "loss.label_smoothing=0.05",

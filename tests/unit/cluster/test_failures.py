@@ -86,8 +86,8 @@ def test_an_error_is_recorded_with_its_notes_and_traceback() -> None:
     assert "raise KeyError" in record.traceback
 
 
-def _end(exit_code: int, *, told_to_end: bool = False) -> FailureRecord:
-    return record_end(exit_code, rank=1, num_ranks=2, host="a", told_to_end=told_to_end)
+def _end(exit_code: int) -> FailureRecord:
+    return record_end(exit_code, rank=1, num_ranks=2, host="a")
 
 
 def test_a_rank_that_ends_without_a_word_is_explained_by_its_exit_code() -> None:
@@ -106,9 +106,7 @@ def test_a_rank_that_ends_without_a_word_is_explained_by_its_exit_code() -> None
     assert str(lost).endswith("last words")
 
 
-def test_a_rank_that_was_told_to_end_is_not_the_cause(tmp_path: Path) -> None:
-    assert find_cause([_end(143, told_to_end=True), _record(0, 5.0)]) == _record(0, 5.0)
-    assert find_cause([_end(143, told_to_end=True)]) is None
+def test_the_end_of_a_process_is_a_record_like_others(tmp_path: Path) -> None:
     assert not has_failure(str(tmp_path), 1)
     write_failure(str(tmp_path), _end(137))
     assert has_failure(str(tmp_path), 1)

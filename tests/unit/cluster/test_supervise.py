@@ -1,9 +1,7 @@
-"""The end of a rank's process is seen by its parent, with its exit code; it never outlives its parent."""
+"""A process that asked for it never outlives the parent that started it, and its end reads as in a shell."""
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,80 +10,54 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from dlspark.cluster.supervise import run_supervised
+from dlspark.cluster.supervise import as_shell_code
 
-_CODE = """
-import os, signal, sys, time
-from dlspark.cluster.supervise import run_supervised
+_CHILD = """
+import os, time
+from dlspark.cluster.supervise import end_with_parent
 
-def run():
-    print(os.getpid(), flush=True)
-    {body}
+end_with_parent({parent})
+print(os.getpid(), flush=True)
+time.sleep(600)
+"""
+_PARENT = """
+import os, subprocess, sys
 
-run_supervised(run, lambda code, told: print([code, int(told)], flush=True))
+code = sys.stdin.read().replace("{parent}", str(os.getpid()))
+subprocess.run([sys.executable, "-c", code], check=False)
 """
 
 
-def _start(body: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", _CODE.format(body=body)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+def _send_kill(parent: psutil.Process) -> None:
+    parent.kill()
 
 
-def test_the_result_of_another_process_comes_back() -> None:
-    def ended(exit_code: int, told_to_end: bool) -> None:
-        raise AssertionError
-
-    large = run_supervised(lambda: str(os.getpid()).encode() + b" " * 1_000_000, ended)
-    assert len(large) > 1_000_000
-    assert int(large) != os.getpid()
-
-
-@pytest.mark.parametrize(
-    ("body", "exit_code"),
-    [
-        ("raise KeyError('x')", 1),
-        ("sys.exit(7)", 7),
-        ("os._exit(3)", 3),
-        ("os.kill(os.getpid(), signal.SIGKILL)", 137),
-        ("os.kill(os.getpid(), signal.SIGSEGV)", 139),
-    ],
-)
-def test_an_end_without_a_result_is_told_and_taken_over(body: str, exit_code: int) -> None:
-    process = _start(body)
-    out, _ = process.communicate(timeout=60)
-    assert json.loads(out.splitlines()[1]) == [exit_code, 0]
-    assert process.returncode == exit_code
-
-
-def _child_of(process: subprocess.Popen[str]) -> psutil.Process:
-    assert process.stdout is not None
-    return psutil.Process(int(process.stdout.readline()))
-
-
-def _send_kill(process: subprocess.Popen[str]) -> None:
-    process.kill()
-
-
-def _stop_child_and_kill(process: subprocess.Popen[str]) -> None:
-    (child,) = psutil.Process(process.pid).children()
+def _stop_child_and_kill(parent: psutil.Process) -> None:
+    (child,) = parent.children()
     child.send_signal(signal.SIGSTOP)
-    process.kill()
+    parent.kill()
 
 
 @pytest.mark.parametrize("end", [_send_kill, _stop_child_and_kill])
-def test_the_process_does_not_outlive_a_killed_parent(end: Callable[[subprocess.Popen[str]], None]) -> None:
-    with _start("time.sleep(600)") as process:
-        child = _child_of(process)
-        end(process)
-        process.wait(timeout=10)
+def test_the_process_does_not_outlive_a_killed_parent(end: Callable[[psutil.Process], None]) -> None:
+    command = [sys.executable, "-c", _PARENT]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        parent.stdin.write(_CHILD)
+        parent.stdin.close()
+        child = psutil.Process(int(parent.stdout.readline()))
+        end(psutil.Process(parent.pid))
+        parent.wait(timeout=10)
         psutil.wait_procs([child], timeout=10)
         assert not child.is_running()
 
 
-def test_being_told_to_end_is_passed_on() -> None:
-    process = _start("time.sleep(600)")
-    child = _child_of(process)
-    process.terminate()
-    out, _ = process.communicate(timeout=60)
-    assert json.loads(out) == [128 + signal.SIGTERM, 1]
-    assert not child.is_running()
+def test_a_process_whose_parent_is_gone_already_ends_at_once() -> None:
+    code = _CHILD.replace("{parent}", "1")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (1, b"")
+
+
+def test_an_end_by_a_signal_reads_as_in_a_shell() -> None:
+    assert [as_shell_code(code) for code in (0, 7, -9)] == [0, 7, 137]

@@ -1,9 +1,9 @@
-"""One job of torch.distributed ranks on a barrier stage of Spark, watched from the driver.
+"""One job of ranks on a barrier stage of Spark, joined by Horovod or torch.distributed, and its watch.
 
-pyspark's TorchDistributor starts such a stage too, but through torchrun: a failing rank reaches the driver as
-"exited with non-zero status" without rank or host, only rank 0's result comes back, output needs a server of
-its own, and nothing ends a rank whose task was killed. So the stage is our own; what it shares with
-TorchDistributor is the barrier, the store of rank 0, and gloo or nccl.
+Both have launchers for Spark, `horovod.spark.run` and pyspark's TorchDistributor. With both a failing rank
+reaches the driver as "exited with non-zero status", without its host or its error, and nothing ends a rank
+whose task was killed. Horovod's sleeps for seconds after the ranks have ended, and takes over signals. So the
+stage is our own, and what joins the ranks is theirs: Horovod's rendezvous server, torch's store.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle  # type: ignore[import-untyped]
 
 from dlspark.cluster.failures import explain_failure, read_failures, read_hosts, spark_job_error
-from dlspark.cluster.torch_task import RankEnd, run_task
+from dlspark.cluster.rank_task import RankEnd, run_task
+from dlspark.cluster.seat import Joined
 from dlspark.contracts import WorkerFunction, WorkerTask
 from dlspark.errors import ClusterError
 
@@ -33,10 +34,11 @@ _SECONDS_FOR_OTHERS_TO_END = 5.0
 _SECONDS_FOR_JOB_TO_END = 30.0
 
 
-def run_torch_job(
+def run_rank_job(
     function: WorkerFunction,
     task: WorkerTask,
     *,
+    joined: Joined,
     num_ranks: int,
     spark: SparkSession,
     start_timeout_seconds: float,
@@ -49,6 +51,7 @@ def run_torch_job(
     Args:
         function: a top-level function, importable on the executors.
         task: its first argument.
+        joined: what joins the ranks.
         num_ranks: processes; so many task slots must be free.
         spark: the session whose executors run them.
         start_timeout_seconds: how long they may take to start, and then to connect.
@@ -62,6 +65,7 @@ def run_torch_job(
     """
     run = partial(
         run_task,
+        joined=joined,
         call=cloudpickle.dumps((function, task)),
         failures=failures,
         threads=threads_per_rank,
@@ -105,12 +109,12 @@ class _Job:
                 self._context.setJobGroup(self._group, f"{num_ranks} ranks", interruptOnCancel=False)
                 rows = self._context.parallelize(range(num_ranks), num_ranks)
                 self.ends = rows.barrier().mapPartitions(run).collect()
-            except Exception as error:  # noqa: BLE001 - raised by run_torch_job, with what the ranks say
+            except Exception as error:  # noqa: BLE001 - raised by run_rank_job, with what the ranks say
                 self.error = error
             finally:
                 self._ended.set()
 
-        self._thread = InheritableThread(target=work, name="dlspark-torch-job", daemon=True)
+        self._thread = InheritableThread(target=work, name="dlspark-rank-job", daemon=True)
         self._thread.start()
 
     def wait(self, seconds: float) -> bool:

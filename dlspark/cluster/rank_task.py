@@ -13,15 +13,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
 import psutil
 
 from dlspark.cluster.rank import note_end, share_of_cores
+from dlspark.cluster.seat import Joined, Seat, horovod_environment, meeting_place, tasks_by_host
 from dlspark.cluster.supervise import as_shell_code
-from dlspark.cluster.torch_communicator import Seat
 from dlspark.cluster.watch import RankWatch
 from dlspark.cluster.whereabouts import Board
 
@@ -35,6 +35,7 @@ class RankOrder:
 
     call: bytes
     """cloudpickle of (function, task)."""
+    joined: Joined
     seat: Seat
     failures: str
     num_threads: int
@@ -61,6 +62,7 @@ class RankEnd:
 def run_task(
     rows: Iterator[int],
     *,
+    joined: Joined,
     call: bytes,
     failures: str,
     threads: int | None,
@@ -71,6 +73,7 @@ def run_task(
 
     Args:
         rows: of the task's partition; not looked at.
+        joined: what joins the ranks.
         call: cloudpickle of (function, task).
         failures: folder for the records of failures.
         threads: torch threads of the rank; None shares the cores of a host among its ranks.
@@ -83,23 +86,21 @@ def run_task(
     from pyspark import BarrierTaskContext
 
     context = BarrierTaskContext.get()
-    rank = context.partitionId()
-    hosts = [info.address.rpartition(":")[0] for info in context.getTaskInfos()]
-    with socket.create_server(("", 0)) as listener:
-        ports = context.allGather(str(listener.getsockname()[1]))
+    found = [info.address.rpartition(":")[0] for info in context.getTaskInfos()]
+    tasks = tasks_by_host(found)
+    rank = tasks.index(context.partitionId())
+    with meeting_place(joined, is_first=rank == 0) as (port, listener):
+        ports = context.allGather(str(port))
         gpus = context.resources().get("gpu")
         seat = Seat(
             rank=rank,
-            size=len(hosts),
-            local_rank=hosts[:rank].count(hosts[rank]),
-            local_size=hosts.count(hosts[rank]),
+            hosts=tuple(found[task] for task in tasks),
             gpus=tuple(gpus.addresses) if gpus else (),
-            store_host=hosts[0],
-            store_port=int(ports[0]),
-            store_socket=listener.fileno() if rank == 0 else None,
+            meeting_port=int(ports[tasks[0]]),
+            meeting_socket=listener,
         )
         yield _run_process(
-            *(call, seat, hosts),
+            *(call, seat, joined),
             failures=failures,
             threads=threads,
             timeout_seconds=timeout_seconds,
@@ -110,7 +111,7 @@ def run_task(
 def _run_process(
     call: bytes,
     seat: Seat,
-    hosts: Sequence[str],
+    joined: Joined,
     *,
     failures: str,
     threads: int | None,
@@ -121,6 +122,7 @@ def _run_process(
     with tempfile.TemporaryFile() as result, tempfile.TemporaryFile() as output, Board() as board:
         order = RankOrder(
             call=call,
+            joined=joined,
             seat=seat,
             failures=failures,
             num_threads=threads or share_of_cores(seat.local_size),
@@ -129,7 +131,8 @@ def _run_process(
             board=board.file,
             parent=os.getpid(),
         )
-        kept = [result.fileno(), board.file, *([] if seat.store_socket is None else [seat.store_socket])]
+        sockets = [] if seat.meeting_socket is None else [seat.meeting_socket]
+        kept = [result.fileno(), board.file, *sockets]
         watch = RankWatch(
             board,
             failures,
@@ -139,12 +142,12 @@ def _run_process(
             timeout_seconds=stall_timeout_seconds,
         )
         process = subprocess.Popen(
-            [sys.executable, "-m", "dlspark.cluster.torch_rank"],
+            [sys.executable, "-m", "dlspark.cluster.rank_process"],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             pass_fds=kept,
-            env=_environment(seat, hosts),
+            env=_environment(seat, joined, timeout_seconds),
         )
         with watch.over(process.pid):
             process.communicate(pickle.dumps(order))
@@ -163,14 +166,16 @@ def _run_process(
         return RankEnd(rank=seat.rank, result=None, output=lines)
 
 
-def _environment(seat: Seat, hosts: Sequence[str]) -> dict[str, str]:
+def _environment(seat: Seat, joined: Joined, timeout_seconds: float) -> dict[str, str]:
     """Return the variables of the rank's process, which imports what Spark shipped for this one."""
     values = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    others = [host for host in hosts if host != hosts[seat.rank]]
+    others = [host for host in seat.hosts if host != seat.host]
     interface = interface_towards(others[0]) if others else None
     if interface is not None:
         # Gloo would take the one that the name of the host leads to, which is often the loopback.
-        values.setdefault("GLOO_SOCKET_IFNAME", interface)
+        values.setdefault("HOROVOD_GLOO_IFACE" if joined == "horovod" else "GLOO_SOCKET_IFNAME", interface)
+    if joined == "horovod":
+        values |= horovod_environment(seat, timeout_seconds=timeout_seconds)
     return values
 
 
