@@ -54,7 +54,7 @@ def test_two_horovod_ranks_give_the_loss_curve_of_one_process(
 ) -> None:
     common = (
         # At a learning rate of 0.1 the loss jumps, and a rounding that flips one ReLU is blown up in 5 steps.
-        *(f"dataset={dataset}", "train.epochs=3", "train.global_batch_size=100", "optimizer.lr=0.02"),
+        *(f"dataset={dataset}", "train.epochs=8", "train.global_batch_size=100", "optimizer.lr=0.05"),
         *(f"tracking.uri=sqlite:///{tmp_path}/mlflow.db", "augment.crop_padding=1", *_EXACT),
     )
     one = train.run(compose([*common, "cluster.backend=local", f"run_dir={tmp_path}/one"]), None)

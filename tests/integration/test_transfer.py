@@ -31,7 +31,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("transfer")
     _publish(home / "ten", range(10))
     _publish(home / "five", range(5))
-    _train(home, "ten", "source", "train.epochs=4")
+    _train(home, "ten", "source", "train.epochs=6")
     words = [f"run_dir={home}/source", f"tracking.uri=sqlite:///{home}/mlflow.db"]
     register.run(compose([*words, "tracking.registered_model=digits"]), None)
     return home
