@@ -44,6 +44,11 @@ class ReplicaCheck:
         self._model, self._optimizer = model, optimizer
         self._communicator, self._device, self._every_steps = communicator, device, every_steps
 
+    def after_load(self, step: int) -> None:
+        """Compare weights and optimizer state before the first step. A collective; see `after_step`."""
+        if self._every_steps is not None:
+            self._require_equal(step, with_buffers=False)
+
     def after_step(self, step: int, *, saves: bool) -> None:
         """Compare weights and optimizer state after every so many steps, and before each save. A collective.
 

@@ -144,6 +144,7 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
     }
     state = TrainingState(model, optimizer, communicator, device, others=others)
     state.restore(resume)
+    replicas.after_load(state.position.step)
     at = state.position
     while at.epoch < epochs and not (early_stopping is not None and early_stopping.is_over):
         train_mode(model)

@@ -94,6 +94,7 @@ def test_it_is_made_every_so_many_steps_and_before_each_save() -> None:
         return errors_of(change_weight, act=act, every_steps=every_steps)[0]
 
     assert told(3) == ""
+    assert errors_of(change_weight, act=lambda check: check.after_load(3))[0] != ""
     assert told(3, saves=True) != ""
     assert told(6) != ""
     assert told(6, every_steps=None) == told(6, saves=True, every_steps=None) == ""
