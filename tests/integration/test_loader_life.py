@@ -113,12 +113,14 @@ def test_closing_at_any_moment_takes_no_time(dataset: Dataset, reader: str) -> N
 
 
 def test_memory_does_not_grow_with_the_epochs(tmp_path: Path) -> None:
-    train = opened(write_dataset(tmp_path, "raw", side=32, num_files=8), num_epochs=11, reader="petastorm")
+    dataset = write_dataset(tmp_path, "raw", side=32, num_files=8)
+    common: dict[str, Any] = {"num_epochs": 11, "reader": "petastorm"}
     process = psutil.Process()
     used = {}
-    with train:
+    with opened(dataset, **common) as train, opened(dataset, **common, shuffle=False) as evaluation:
         for epoch in range(11):
             digest(train, epoch)
+            digest(evaluation, epoch)
             used[epoch] = process.memory_info().rss
     assert used[10] <= 1.05 * used[2]
 
