@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import sys
 from contextlib import AbstractContextManager
 from functools import partial
+from typing import NoReturn
 
 from dlspark.cluster.rank import run_rank
 from dlspark.cluster.rank_task import RankOrder
@@ -30,6 +32,19 @@ def main() -> None:
     )
     with os.fdopen(order.result_file, "wb") as file:
         file.write(result)
+    _end()
+
+
+def _end() -> NoReturn:
+    """End this process without the interpreter's end.
+
+    In that, a thread of a library that lets go of a Python object (gloo's, of the tensor of the last
+    collective) aborts the process, and a rank that has done all its work counts as lost.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _communicator(order: RankOrder, whereabouts: RankWhereabouts) -> AbstractContextManager[Communicator]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dlspark import storage
-from dlspark.data.parquet_file import write_table
+from dlspark.data.parquet_file import read_table, write_table
 from dlspark.data.quarantine import Refused
 
 ACCEPTED_NAME = "_accepted.parquet"
@@ -37,5 +36,5 @@ def read_accepted(dataset: str) -> Accepted:
         data = storage.read_bytes(storage.join(dataset, ACCEPTED_NAME))
     except FileNotFoundError:
         return frozenset()
-    table = pq.read_table(pa.BufferReader(data), schema=_SCHEMA)
+    table = read_table(data).select(_SCHEMA.names)
     return frozenset(zip(*table.to_pydict().values(), strict=True))

@@ -6,16 +6,16 @@ from collections.abc import Generator, Sequence
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dlspark import storage
 from dlspark.data.columns import COLUMNS, FileColumns, require_columns
+from dlspark.data.parquet_file import read_table
 
 
 def read_with_arrow(urls: Sequence[str]) -> Generator[FileColumns, None, None]:
     """Yield the columns of each file, in the order given."""
     for url in urls:
-        table = pq.ParquetFile(pa.BufferReader(storage.read_bytes(url))).read(columns=list(COLUMNS))
+        table = read_table(storage.read_bytes(url), list(COLUMNS))
         require_columns({field.name: _kind_of(field.type) for field in table.schema}, where=url)
         images = table["image"]
         yield FileColumns(

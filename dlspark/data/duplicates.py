@@ -14,12 +14,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from dlspark import storage
 from dlspark.data.columns import FileColumns, pixels_of
 from dlspark.data.layout import FilePlace
-from dlspark.data.parquet_file import FileReport, FileRows, Provenance, store_rows
+from dlspark.data.parquet_file import FileReport, FileRows, Provenance, read_table, store_rows
 from dlspark.data.quarantine import DUPLICATE, Refused
 from dlspark.data.sources.source import SourceImage
 from dlspark.data.write_file import WriteSettings, quarantine, read_with_retries
@@ -98,7 +97,7 @@ def drop_rows(
     """
     by_row = {drop.row_id: drop for drop in drops}
     url = storage.join(settings.dataset, str(report.path))
-    table = pq.read_table(pa.BufferReader(storage.read_bytes(url)))
+    table = read_table(storage.read_bytes(url))
     leaves = pc.is_in(table["row_id"], value_set=pa.array(list(by_row), type=pa.int64()))
     kept = _rows_of(table.filter(pc.invert(leaves)), settings, url)
     new = store_rows(kept, place, dataset=settings.dataset, attempt=settings.attempt)

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dlspark import storage
 from dlspark.data.fingerprint import hash_bytes
-from dlspark.data.parquet_file import write_table
+from dlspark.data.parquet_file import read_table, write_table
 
 MOVED_NAME = "_moved.parquet"
 
@@ -33,7 +32,7 @@ def read_moved(dataset: str) -> frozenset[int]:
         data = storage.read_bytes(storage.join(dataset, MOVED_NAME))
     except FileNotFoundError:
         return frozenset()
-    return frozenset(pq.read_table(pa.BufferReader(data), schema=_SCHEMA)["row_id"].to_pylist())
+    return frozenset(read_table(data)["row_id"].to_pylist())
 
 
 def digest_of(moved: frozenset[int]) -> str:

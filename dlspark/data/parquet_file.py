@@ -198,6 +198,23 @@ def store_rows(rows: FileRows, place: FilePlace, *, dataset: str, attempt: str) 
     return report
 
 
+def read_table(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return a Parquet file as a table, each column in one piece.
+
+    Args:
+        data: the whole file.
+        columns: those that are wanted; None for all.
+
+    Raises:
+        pa.ArrowException, OSError: it is not a Parquet file, or a damaged one.
+    """
+    file = pq.ParquetFile(pa.BufferReader(data))
+    # In this thread alone: Arrow's own threads let go of `data` after the table is there, for which they need
+    # the interpreter, and a process that ends meanwhile is aborted ("terminate called without an active
+    # exception").
+    return file.read(columns=None if columns is None else list(columns), use_threads=False).combine_chunks()
+
+
 def write_table(table: pa.Table, url: str) -> None:
     """Write a small table to a Parquet file."""
     storage.write_bytes(url, _parquet(table, uncompressed=()))

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dlspark import storage
@@ -22,7 +21,7 @@ from dlspark.contracts import ImageFormat
 from dlspark.data.columns import FileColumns, pixels_of
 from dlspark.data.fingerprint import hash_bytes
 from dlspark.data.manifest import FileEntry
-from dlspark.data.parquet_file import Provenance, Storage
+from dlspark.data.parquet_file import Provenance, Storage, read_table
 
 _NUM_CACHED = 6
 
@@ -89,9 +88,7 @@ class StoredRows:
         if hash_bytes(data).hex() != entry.checksum:
             _log.warning("%s is damaged; its images are decoded again", url)
             return None
-        return _StoredFile(
-            pq.read_table(pa.BufferReader(data)), self._previous.image, self._previous.storage, url
-        )
+        return _StoredFile(read_table(data), self._previous.image, self._previous.storage, url)
 
 
 class _StoredFile:

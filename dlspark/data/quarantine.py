@@ -11,11 +11,10 @@ from collections.abc import Iterator, Sequence, Set
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dlspark import storage
 from dlspark.data.layout import FilePlace
-from dlspark.data.parquet_file import FileReport, write_table
+from dlspark.data.parquet_file import FileReport, read_table, write_table
 
 QUARANTINE_NAME = "_quarantine"
 DUPLICATE = "duplicate"
@@ -95,5 +94,5 @@ def read_quarantine(dataset: str, paths: Sequence[str]) -> Iterator[Refused]:
         paths: of the files, relative to the dataset, from its manifest.
     """
     for path in paths:
-        table = pq.read_table(pa.BufferReader(storage.read_bytes(storage.join(dataset, path))), schema=SCHEMA)
+        table = read_table(storage.read_bytes(storage.join(dataset, path)))
         yield from sorted((Refused(**row) for row in table.to_pylist()), key=lambda row: row.key)

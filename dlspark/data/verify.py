@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dlspark import storage
 from dlspark.contracts import SPLITS, Progress, Split
 from dlspark.data.columns import FileColumns, pixels_of
 from dlspark.data.fingerprint import add_sums, dataset_fingerprint, hash_bytes, sum_by_class
 from dlspark.data.manifest import FileEntry, Manifest
+from dlspark.data.parquet_file import read_table
 from dlspark.errors import DatasetError
 
 
@@ -97,7 +97,7 @@ def read_file(dataset: str, entry: FileEntry, columns: list[str] | None = None) 
             allowed=f"{entry.num_bytes} bytes, checksum {entry.checksum}",
             where=where,
         )
-    return pq.read_table(pa.BufferReader(data), columns=columns).combine_chunks()
+    return read_table(data, columns)
 
 
 def read_files(dataset: str, manifest: Manifest, columns: list[str]) -> Iterator[tuple[Split, pa.Table]]:

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dlspark import storage
 from dlspark.data.audit.describe import AUDIT_FOLDER
 from dlspark.data.audit.records import PAIRS
-from dlspark.data.parquet_file import write_table
+from dlspark.data.parquet_file import read_table, write_table
 from dlspark.errors import DatasetError
 
 MAX_PAIRS = 2_000_000
@@ -53,7 +52,7 @@ def read_pairs(dataset: str, columns: list[str] | None = None) -> pa.Table:
     schema = PAIRS if columns is None else pa.schema([PAIRS.field(name) for name in columns])
     folder = pairs_url(dataset)
     tables = [
-        pq.read_table(pa.BufferReader(storage.read_bytes(storage.join(folder, name))), columns=columns)
+        read_table(storage.read_bytes(storage.join(folder, name)), columns)
         for name in storage.list_names(folder)
         if name.endswith(".parquet")
     ]
@@ -68,7 +67,7 @@ def read_moves(dataset: str) -> pa.Table:
     """
     where = _moves_url(dataset)
     try:
-        return pq.read_table(pa.BufferReader(storage.read_bytes(where)))
+        return read_table(storage.read_bytes(where))
     except FileNotFoundError as error:
         raise DatasetError("the dataset was not audited", where=where, fix="run the audit first") from error
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from dlspark import storage
@@ -21,7 +20,7 @@ from dlspark.data.audit.perceptual_hash import DESCRIPTOR_SIGN, DESCRIPTOR_SOURC
 from dlspark.data.audit.records import ROW
 from dlspark.data.columns import FileColumns, pixels_of
 from dlspark.data.manifest import FileEntry, Manifest
-from dlspark.data.parquet_file import write_table
+from dlspark.data.parquet_file import read_table, write_table
 from dlspark.errors import DatasetError
 
 AUDIT_FOLDER = "_audit"
@@ -56,7 +55,7 @@ def read_originals(dataset: str, manifest: Manifest, entry: FileEntry) -> Origin
     """
     where = storage.join(dataset, entry.path)
     try:
-        table = pq.read_table(pa.BufferReader(storage.read_bytes(where)), columns=_COLUMNS).combine_chunks()
+        table = read_table(storage.read_bytes(where), _COLUMNS)
     except FileNotFoundError as error:
         raise DatasetError("a file of the dataset is missing", where=where) from error
     except (pa.ArrowException, OSError) as error:
@@ -138,7 +137,7 @@ def describe(
 def read_description(dataset: str, number: int) -> pa.Table:
     """Return what `describe` wrote of a file: row_id, key, label, descriptor, nearest."""
     data = storage.read_bytes(_url(dataset, number))
-    return pq.read_table(pa.BufferReader(data)).combine_chunks()
+    return read_table(data)
 
 
 def _nearest(
