@@ -63,7 +63,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "compare": ("compare.", *_TRAIN, *_LAUNCH, *_TRACK),
     "replay": ("run_dir", "dataset", "step", *_READ),
     "bench-loader": ("dataset", *_FIT, *_READ),
-    "bench-scale": ("dataset", "model.", "loss.", "optimizer.", "train.", *_LAUNCH),
+    "bench-scale": ("dataset", "model.", "optimizer.", "train.", *_LAUNCH),
     "doctor": ("dataset", "run_dir", "data.reader", "cluster.", "tracking.uri"),
     "sync": ("run_dir", "tracking.uri"),
 }

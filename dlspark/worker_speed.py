@@ -13,6 +13,7 @@ from dlspark.recipe import build_network, optimizer_of, preprocessing_of
 from dlspark.training.precision import choose_precision
 from dlspark.training.replicas import broadcast_state
 from dlspark.training.step_speed import StepSpeed, measure_steps
+from dlspark.training.sync_batch_norm import synchronise_batch_norm
 
 _SECONDS = 4.0
 
@@ -27,6 +28,8 @@ def run_steps(task: WorkerTask, communicator: Communicator) -> StepSpeed:
     manifest = read_manifest(task.dataset)
     device = device_of(communicator)
     model = build_network(config, manifest).to(device)
+    if config.train.sync_batch_norm:
+        synchronise_batch_norm(model, communicator)
     broadcast_state(model, communicator)
     num_rows = config.train.global_batch_size
     preprocessing = preprocessing_of(config, manifest)

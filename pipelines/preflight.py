@@ -1,7 +1,7 @@
 """The preflight of a stage that launches workers: what would stop them is said before anything is written.
 
 Slots first, since without them there is nothing to look from; then one job looks at every executor's host.
-All that is wrong there comes as one error. It takes 30 s at most, and well under one on a warm session.
+All that is wrong there comes as one error. It takes 30 s at most, and about one on a warm session.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ IMPORTS = (
     "torch",
     "torchvision",
     "horovod.torch",
-    "horovod.spark",
+    "horovod.runner.http.http_server",
     "petastorm.reader",
     "pyspark.sql",
     "mlflow.pyfunc",

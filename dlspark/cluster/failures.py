@@ -40,13 +40,13 @@ class FailureRecord:
     type: str
     """Name of the exception's class, or of the signal that ended the process, or `exit code n`."""
     message: str
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     """What was added on the way up with `add_note`: the phase, the step."""
-    traceback: str
+    traceback: str = ""
     """Empty if the process ended without one."""
-    unix_seconds: float
-    is_secondary: bool
-    """It only says that another rank has left the job, or that this one was told to end."""
+    unix_seconds: float = dataclasses.field(default_factory=time.time)
+    is_secondary: bool = False
+    """It only says that another rank has left the job."""
     fix: str | None = None
     """What to do about it, where that is known."""
     output: tuple[str, ...] = ()
@@ -99,10 +99,6 @@ def record_end(
         host=host,
         type=kind,
         message=message,
-        notes=(),
-        traceback="",
-        unix_seconds=time.time(),
-        is_secondary=False,
         fix=fix,
         output=tuple(output),
         place=place,
@@ -214,7 +210,7 @@ def explain_failure(
         has_lost_rank: a rank is known to have gone; it is the first that left no record.
     """
     records = read_failures(folder)
-    # If every rank was told to end, as when the Spark job is cancelled, the first to go says so.
+    # If every rank says only that it lost another, the first of them is told.
     late = find_late(records)
     cause = find_cause(records) or ((late or records[0]) if len(records) == num_ranks else None)
     if cause is not None:

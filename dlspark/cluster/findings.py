@@ -53,7 +53,7 @@ def judge(survey: Survey, *, packages: Sequence[str]) -> tuple[Finding, ...]:
     driver, hosts = survey.driver, survey.hosts
     found = [
         *judge_versions(driver, hosts, packages),
-        *judge_connections(driver, hosts, packages),
+        *judge_connections(driver, hosts),
         *judge_dataset(driver, hosts),
         *judge_run_dir(driver, hosts),
         *judge_clocks(hosts),
@@ -115,14 +115,12 @@ def judge_versions(
             )
 
 
-def judge_connections(
-    driver: DriverRecord, hosts: Sequence[HostRecord], packages: Sequence[str]
-) -> Iterator[Finding]:
-    """Find pairs of hosts that do not connect; only Horovod's ranks have to connect to the driver."""
+def judge_connections(driver: DriverRecord, hosts: Sequence[HostRecord]) -> Iterator[Finding]:
+    """Find pairs of hosts that do not connect; ranks meet at rank 0's host, and do without the driver."""
     cut_off = {host.host: host.driver_error for host in hosts if host.driver_error is not None}
     if cut_off:
         yield Finding(
-            severity="error" if "horovod" in packages else "warning",
+            severity="warning",
             subject="connections",
             what="executors do not reach the driver, so whether they reach each other was not tried",
             got=_some([f"{host}: {error}" for host, error in cut_off.items()], "; "),

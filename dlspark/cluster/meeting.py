@@ -1,7 +1,6 @@
 """Where tasks that look at their hosts meet: a server on the driver that tells each the ports of the others.
 
-Spark's own `BarrierTaskContext.allGather` sleeps a whole second in all tasks but the last that comes. And
-that executors connect to the driver is worth knowing: Horovod's ranks have to.
+Spark's own `BarrierTaskContext.allGather` sleeps a whole second in all tasks but the last that comes.
 """
 
 from __future__ import annotations

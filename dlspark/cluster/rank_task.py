@@ -19,6 +19,7 @@ from typing import IO
 
 import psutil
 
+from dlspark.cluster.host_checks import source_towards
 from dlspark.cluster.rank import note_end, share_of_cores
 from dlspark.cluster.seat import Joined, Seat, horovod_environment, meeting_place, tasks_by_host
 from dlspark.cluster.supervise import as_shell_code
@@ -181,13 +182,7 @@ def _environment(seat: Seat, joined: Joined, timeout_seconds: float) -> dict[str
 
 def interface_towards(host: str) -> str | None:
     """Return the name of the network interface that leads to a host; None if that cannot be told."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            # A datagram socket that is connected has a route, and has sent nothing.
-            probe.connect((host, 9))
-            own = probe.getsockname()[0]
-    except OSError:
-        return None
+    own = source_towards(host)
     for name, addresses in psutil.net_if_addrs().items():
         if any(address.address == own for address in addresses):
             return str(name)

@@ -5,8 +5,6 @@ A wait is no failure, so it has a file of its own, which is removed when the ran
 
 from __future__ import annotations
 
-import time
-
 from dlspark import storage
 from dlspark.cluster.failures import STALL, FailureRecord
 from dlspark.cluster.whereabouts import Place
@@ -30,10 +28,6 @@ def record_stop(
         host=host,
         type=stopped_by,
         message=f"its process was stopped by {stopped_by}, and all others with it",
-        notes=(),
-        traceback="",
-        unix_seconds=time.time(),
-        is_secondary=False,
         fix="look for what pauses processes on this host; SIGTERM ends a training with its state saved",
         place=place,
     )
@@ -67,9 +61,6 @@ def record_stall(
         host=host,
         type=STALL,
         message=f"it {what} for {seconds:.0f} s; the stacks of the ranks are in {stacks}",
-        notes=(),
-        traceback="",
-        unix_seconds=time.time(),
         is_secondary=is_secondary,
         fix="read its stack; if a step may take so long, raise cluster.stall_timeout_seconds",
         place=place,

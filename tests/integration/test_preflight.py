@@ -34,10 +34,6 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.spark,
-    # py4j leaves the connection of a thread that has ended to the garbage collector.
-    pytest.mark.filterwarnings(
-        "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-    ),
 ]
 
 _REPOSITORY = Path(__file__).resolve().parents[2]

@@ -30,10 +30,6 @@ pytestmark = [
     pytest.mark.spark,
     pytest.mark.horovod,
     pytest.mark.timeout(300),
-    # py4j leaves the connection of a thread that has ended to the garbage collector.
-    pytest.mark.filterwarnings(
-        "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-    ),
 ]
 
 _MARK = "dlspark.cluster.rank_process"

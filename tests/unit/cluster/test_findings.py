@@ -45,7 +45,7 @@ _DOUBTFUL: list[tuple[dict[str, Any], str, str, str]] = [
     ({"run_dir_free_bytes": 0}, "warning", "disk", "0 GiB free for the run directory's disk on host-1"),
     ({"shared_free_bytes": 2**26}, "warning", "shared memory", "0.062 GiB free on host-1"),
     ({"dataset_error": "PermissionError: no", "dataset_digest": None}, "error", "dataset", "PermissionError"),
-    ({"driver_error": "10.0.0.1 -> d:1: timed out"}, "error", "connections", "host-1: 10.0.0.1 -> d:1"),
+    ({"driver_error": "10.0.0.1 -> d:1: timed out"}, "warning", "connections", "host-1: 10.0.0.1 -> d:1"),
     ({"dataset_digest": "other"}, "error", "dataset", "another manifest"),
     ({"run_dir_error": "OSError: read-only"}, "error", "run directory", "OSError: read-only"),
     ({"sees_driver_file": False}, "error", "run directory", "is not there"),
@@ -84,8 +84,6 @@ def test_packages_that_a_run_does_not_use_may_differ() -> None:
     other = host_record(0, versions=VERSIONS | {"horovod": MISSING, "petastorm": "0.1"})
     packages = packages_in_use(backend="torch", reader="arrow")
     assert judge(survey_of(other), packages=packages) == ()
-    cut_off = judge(survey_of(host_record(0, driver_error="refused")), packages=packages)
-    assert [finding.severity for finding in cut_off] == ["warning"], "only Horovod needs the driver"
     assert {finding.subject for finding in _judge(other)} == {"horovod", "petastorm"}
     assert "missing on executors" in describe_hosts(survey_of(other))["horovod"]
 

@@ -52,6 +52,23 @@ def test_the_layers_of_a_transformer_are_blocks_and_its_tokens_stand_at_the_inpu
     assert {"encoder.ln.weight", "encoder.ln.bias"} < set(blocks[-2].parameters)
 
 
+def is_cut_once(network: nn.Module) -> bool:
+    """Tell whether each parameter is in one block."""
+    parameters = [name for block in blocks_of(network) for name in block.parameters]
+    return sorted(parameters) == sorted(name for name, _ in network.named_parameters())
+
+
+def head_outputs(network: nn.Module) -> int | None:
+    """Return the outputs of the last block; None if it is no single layer."""
+    last = blocks_of(network)[-1]
+    head = network.get_submodule(last.name)
+    if not isinstance(head, nn.Linear | nn.Conv2d):
+        return None
+    return (
+        head.weight.shape[0] if set(last.parameters) <= {f"{last.name}.weight", f"{last.name}.bias"} else None
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [
@@ -68,23 +85,17 @@ def test_the_layers_of_a_transformer_are_blocks_and_its_tokens_stand_at_the_inpu
     ids=lambda value: value.get("architecture", "") if isinstance(value, dict) else value,
 )
 def test_the_last_block_is_the_head_and_each_parameter_is_in_one(name: str, options: dict[str, Any]) -> None:
-    require_whole(build(name, **options))
+    network = build(name, **options)
+    assert is_cut_once(network)
+    assert head_outputs(network) == 7
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", models.list_models(module=models))
 def test_so_it_is_in_every_network_of_the_registry(architecture: str) -> None:
-    require_whole(build("torchvision", 224, architecture=architecture))
-
-
-def require_whole(network: nn.Module) -> None:
-    blocks = blocks_of(network)
-    parameters = [name for block in blocks for name in block.parameters]
-    assert sorted(parameters) == sorted(name for name, _ in network.named_parameters())
-    head = network.get_submodule(blocks[-1].name)
-    assert isinstance(head, nn.Linear | nn.Conv2d)
-    assert head.weight.shape[0] == 7
-    assert set(blocks[-1].parameters) <= {f"{blocks[-1].name}.weight", f"{blocks[-1].name}.bias"}
+    network = build("torchvision", 224, architecture=architecture)
+    assert is_cut_once(network)
+    assert head_outputs(network) == 7
 
 
 def test_a_lone_layer_is_its_own_head() -> None:
