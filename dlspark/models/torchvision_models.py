@@ -59,6 +59,8 @@ def build_torchvision(
         ) from error
     take_channels(network, channels)
     accept_lone_values(network)
+    if architecture.startswith("mnasnet"):
+        _accept_unversioned_weights(network)
     check_fit(network, architecture, channels=channels, height=height, width=width)
     return network
 
@@ -70,6 +72,23 @@ def _build_anywhere(build: Callable[[], nn.Module]) -> nn.Module:
     except NotImplementedError:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             return build().to("meta")
+
+
+def _accept_unversioned_weights(network: nn.Module) -> None:
+    """Make a MNASNet load tensors without the version that comes in a pickle only, in place.
+
+    torchvision's refuses them, to tell the weights of its first release; a checkpoint here is never one.
+    """
+    published: Any = type(network)
+
+    class MNASNet(published):  # type: ignore[misc] # torchvision publishes no types
+        def _load_from_state_dict(
+            self, state_dict: Any, prefix: str, local_metadata: dict[str, Any], *others: Any
+        ) -> None:
+            version = {"version": published._version}
+            super()._load_from_state_dict(state_dict, prefix, version | local_metadata, *others)
+
+    network.__class__ = MNASNet
 
 
 def _require_square(architecture: str, height: int, width: int) -> None:

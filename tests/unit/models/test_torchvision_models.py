@@ -72,3 +72,18 @@ def test_what_does_not_fit_or_does_not_exist_is_said() -> None:
             build_model("torchvision", **(shape | {"height": 30, "width": 30}), architecture="vit_b_16")
         with pytest.raises(ModelError, match=r"square images only; got 32x48 pixels"):
             build_model("torchvision", **(shape | {"width": 48}), architecture="vit_b_16")
+
+
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(name, marks=() if name.startswith(("mnasnet0_5", "vit_b_32")) else pytest.mark.slow)
+        for name in models.list_models(module=models)
+    ],
+)
+def test_its_tensors_alone_make_it_again(architecture: str) -> None:
+    """A checkpoint holds tensors and nothing that torch would add to a pickle of them."""
+    shape = {"channels": 3, "height": 224, "width": 224, "num_classes": 7}
+    with torch.device("meta"):
+        first, second = (build_model("torchvision", **shape, architecture=architecture) for _ in range(2))
+        second.load_state_dict(dict(first.state_dict()), assign=True)
