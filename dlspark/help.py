@@ -42,7 +42,7 @@ _REGISTER = ("tracking.registered_model", "tracking.alias")
 _INGEST = ("source", "dataset", "overwrite", "image.", "data.", "augment.")
 _STEP = ("model.", "transfer.", "loss.", "optimizer.", "regularize.", "augment.", "train.")
 _FIT = (*_STEP, "schedule.")
-_TRAIN = ("dataset", "run_dir", "overwrite", "resume", *_FIT, "checkpoint.", *_READ)
+_TRAIN = ("dataset", "run_dir", "overwrite", "resume", *_FIT, "checkpoint.", "diagnostics.", *_READ)
 _KEYS: dict[str, tuple[str, ...]] = {
     "ingest": (*_INGEST, *_CLUSTER),
     "arch": (

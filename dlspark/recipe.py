@@ -23,6 +23,7 @@ from dlspark.training.frozen import freeze
 from dlspark.training.losses import Loss, balanced_weights, build_loss, expected_initial_loss
 from dlspark.training.metrics import Figures, outputs_of
 from dlspark.training.optimizers import build_optimizer, momentum_schedule, scale_lr
+from dlspark.training.reactions import Action, ReactionOptions
 from dlspark.training.schedules import Schedule, build_schedule
 from dlspark.training.start import load_start
 from dlspark.training.step import StepOptions
@@ -233,6 +234,22 @@ def diagnostics_of(config: Config, num_classes: int) -> DiagnosticsOptions:
         if known
         else None,
         starts_trained=config.transfer.weights is not None,
+    )
+
+
+def reactions_of(config: Config) -> ReactionOptions:
+    """Return what a run does about its own advice."""
+    keys = config.diagnostics.reactions
+    actions: dict[str, Action | None] = {
+        "divergence": keys.divergence,
+        "plateau": keys.plateau,
+        "overfitting": keys.overfitting,
+        "underfitting": keys.underfitting,
+    }
+    return ReactionOptions(
+        actions={advice: action for advice, action in actions.items() if action is not None},
+        rate_factor=keys.rate_factor,
+        max_roll_backs=keys.max_roll_backs,
     )
 
 

@@ -32,6 +32,7 @@ from dlspark.recipe import (
     loss_of,
     optimizer_of,
     preprocessing_of,
+    reactions_of,
     rows_of_a_step,
     schedule_of,
     step_options_of,
@@ -122,6 +123,8 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
             figures=figures_of(config, len(manifest.classes)),
             early_stopping=early_stopping_of(config, has_val=has_val),
             diagnostics=diagnostics_of(config, len(manifest.classes)),
+            reactions=reactions_of(config),
+            compiles=config.train.compile,
             evidence_folder=storage.join(task.run_dir, "diverged"),
         )
     communicator.whereabouts.note("save")

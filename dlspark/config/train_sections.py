@@ -25,6 +25,10 @@ class TrainConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 autocast where the hardware has it, else fp32; fp16: autocast with a loss scale, for GPUs
     without bf16; evaluation is always fp32."""
+    compile: bool = False
+    """torch.compile turns forward and backward pass into one program for this hardware: a minute or more
+    before the first step, faster steps after it where the layers are small. Each worker needs a C++ compiler.
+    Steps whose layers are measured, and evaluation, run as written."""
     sync_batch_norm: bool = False
     """Batch normalisation over the rows of all workers, at two small all-reduces a layer and step; else each
     worker normalises by its own rows."""

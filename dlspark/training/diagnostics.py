@@ -86,6 +86,7 @@ class Diagnostics:
         self._weights: dict[str, tuple[float, float]] = {}
         self._units: UnitSums | None = None
         self._noted: list[str] = []
+        self._fresh: list[str] = []
         self._first_loss: float | None = None
         self._step_losses: deque[float] = deque(maxlen=_NUM_STEP_LOSSES)
         self._train_losses: list[float] = []
@@ -147,6 +148,15 @@ class Diagnostics:
             self._units.add(measured)
         self._note("divergence", divergence_advice(list(self._step_losses), self._first_loss), step)
 
+    def before_evaluation(self, *, step: int) -> None:
+        """Look at the losses of the steps of an epoch, which may call for other weights to be evaluated.
+
+        Args:
+            step: optimizer steps done.
+        """
+        if self._first_loss is not None:
+            self._note("divergence", divergence_advice(list(self._step_losses), self._first_loss), step)
+
     def after_epoch(self, metrics: Mapping[str, float], *, step: int, global_rows: int) -> None:
         """Take in an epoch, write down the state of the units, and give advice.
 
@@ -160,7 +170,6 @@ class Diagnostics:
             self._val_losses.append(metrics["val_loss"])
         losses, first = list(self._step_losses), self._first_loss
         if first is not None:
-            self._note("divergence", divergence_advice(losses, first), step)
             self._note("batch_noise", batch_noise_advice(losses, first, global_rows=global_rows), step)
         self._note("overfitting", overfitting_advice(self._train_losses, self._val_losses), step)
         self._note("plateau", plateau_advice(self._train_losses), step)
@@ -170,6 +179,17 @@ class Diagnostics:
         self._note("update_ratio", update_ratio_advice(self._ratios), step)
         self._ratios = []
         self._judge_units(step)
+
+    def take_fresh(self) -> list[str]:
+        """Return the names of the advice that was given since the last call."""
+        fresh, self._fresh = self._fresh, []
+        return fresh
+
+    def forget_divergence(self) -> None:
+        """Begin to watch the loss anew, after its cause was taken back."""
+        self._step_losses.clear()
+        self._measured = None
+        self._noted = [name for name in self._noted if name != "divergence"]
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that was seen, as plain values and tensors."""
@@ -212,6 +232,7 @@ class Diagnostics:
     def _note(self, name: str, sentence: str | None, step: int) -> None:
         if sentence is not None and name not in self._noted:
             self._noted.append(name)
+            self._fresh.append(name)
             self._tracker.log_note(name, sentence, step=step)
 
 

@@ -20,6 +20,10 @@ from dlspark.training.precision import Precision
 _LOGGER = logging.getLogger(__name__)
 
 
+class NotFiniteError(ModelError):
+    """The loss or the weights of a training are not finite numbers."""
+
+
 def require_finite(
     model: nn.Module,
     batch: Batch,
@@ -49,7 +53,7 @@ def require_finite(
             nothing is written.
 
     Raises:
-        ModelError: the loss is not finite, or the weights were looked at and are not.
+        NotFiniteError: the loss is not finite, or the weights were looked at and are not.
     """
     if math.isfinite(loss) and not (look_at_weights and not _is_finite(model)):
         return
@@ -58,7 +62,7 @@ def require_finite(
     what = "weights after the step are" if math.isfinite(loss) else "training loss is"
     precise = "" if precision == "fp32" else ", or set train.precision=fp32"
     rows = "" if folder is None else f"; the rows of the step are named in {folder}"
-    raise ModelError(
+    raise NotFiniteError(
         f"the {what} not finite",
         got=f"loss {loss:g}" if math.isfinite(loss) else loss,
         allowed="a finite number",

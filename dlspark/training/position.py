@@ -40,11 +40,11 @@ class Position:
         if not self.step_of_epoch:
             self.totals = EpochTotals()
 
-    def add(self, step: StepResult) -> None:
-        """Count one more step."""
+    def add(self, step: StepResult, *, counts: bool = True) -> None:
+        """Count one more step; loss and accuracy of the epoch are without one that does not count."""
         self.step += 1
         self.step_of_epoch += 1
-        self.totals.add(step)
+        self.totals.add(step, counts=counts)
         self.metrics = {}
 
     def end_epoch(

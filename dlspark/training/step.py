@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,9 @@ from dlspark.training.regularize import (
 from dlspark.training.weight_average import WeightAverage
 
 _HALF = 0.5
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+"""Images [b, C, H, W] to logits [b, K]."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,6 +66,7 @@ def train_step(
     scale: LossScale | None = None,
     ask: int = 0,
     weights: WeightProbe | None = None,
+    compiled: Forward | None = None,
 ) -> StepResult:
     """Make one optimizer step from the rows of all ranks. A collective: one all-reduce.
 
@@ -79,6 +84,8 @@ def train_step(
         scale: of the loss, for fp16; the weights stay as they are where it was too large. None: none.
         ask: what this rank asks for after the step; the all-reduce carries it, so that all ranks agree.
         weights: notes gradients and weights before they change; None on most steps.
+        compiled: the network through torch.compile, for steps whose layers are not measured: hooks do not
+            reach compiled layers. None: the network as it is.
     """
     device = gradients.device
     started = _now(device)
@@ -86,7 +93,8 @@ def train_step(
     gradients.put_ask(ask)
     if len(batch.labels) or options.all_ranks_compute:
         factor = 1.0 if scale is None else scale.value
-        _add_gradients(model, gradients, batch, precision=precision, options=options, factor=factor)
+        forward = model if compiled is None or weights is not None else compiled
+        _add_gradients(forward, gradients, batch, precision=precision, options=options, factor=factor)
     computed = _now(device)
     total_loss, total_correct, asked = gradients.all_reduce_sum(communicator)
     reduced = _now(device)
@@ -160,29 +168,35 @@ class EpochTotals:
     num_correct: int = 0
     global_rows: int = 0
     local_rows: int = 0
+    lost_rows: int = 0
+    """Of the global rows, those of steps that were taken back and are not in the sums."""
 
-    def add(self, step: StepResult) -> None:
-        """Count one more step."""
-        self.loss_sum += step.loss_sum
-        self.num_correct += step.num_correct
+    def add(self, step: StepResult, *, counts: bool = True) -> None:
+        """Count one more step; one that does not count leaves its rows alone."""
         self.global_rows += step.global_rows
         self.local_rows += step.local_rows
+        if counts:
+            self.loss_sum += step.loss_sum
+            self.num_correct += step.num_correct
+        else:
+            self.lost_rows += step.global_rows
 
     def seconds(self) -> float:
         """Return the seconds since the epoch began."""
         return time.perf_counter() - self.started
 
     def metrics(self, seconds: float) -> dict[str, float]:
-        """Return the metrics of the epoch, given how long its training took."""
+        """Return the metrics of the epoch, given how long its training took; inf and 0 if no step counted."""
+        num_rows = self.global_rows - self.lost_rows
         return {
-            "train_loss": self.loss_sum / self.global_rows,
-            "train_accuracy": self.num_correct / self.global_rows,
+            "train_loss": self.loss_sum / num_rows if num_rows else math.inf,
+            "train_accuracy": self.num_correct / num_rows if num_rows else 0.0,
             "images_per_second": self.global_rows / seconds,
         }
 
 
 def _add_gradients(
-    model: nn.Module,
+    forward: Forward,
     gradients: GradientBuffer,
     batch: Batch,
     *,
@@ -192,6 +206,8 @@ def _add_gradients(
 ) -> None:
     """Add up this rank's share of `factor` times the mean loss's gradient, over the rows of all ranks."""
     device, num_parts = gradients.device, options.num_parts
+    # Matrix units read the channels of a pixel side by side; convolutions pass the layout of their input on.
+    layout = torch.preserve_format if precision == "fp32" else torch.channels_last
     targets = [batch.labels]
     if batch.other_labels is not None and batch.label_share is not None:
         targets += [batch.other_labels, batch.label_share]
@@ -201,7 +217,7 @@ def _add_gradients(
     for images, *parts in zip(cut(batch.images, num_parts), *chunks, strict=True):
         here = [part.to(device, non_blocking=True) for part in parts]
         with torch.autocast(device.type, dtype=AUTOCAST_TYPES.get(precision), enabled=precision != "fp32"):
-            logits = model(images.to(device, non_blocking=True))
+            logits = forward(images.to(device, non_blocking=True, memory_format=layout))
         loss_sum, labels = _judge(logits, here, options.loss)
         torch.autograd.backward(loss_sum * (factor / batch.global_rows))
         gradients.add_totals(loss_sum, count_correct(logits, labels))

@@ -1,42 +1,33 @@
 """The train loop: data-parallel gradient descent in which the number of ranks cannot be seen in the result.
 
-Each global step, every rank sums the loss over its own rows and divides by the rows of the whole global
-batch; one all-reduce sums gradients, loss and correct rows. So unequal ranks, and ranks without rows, weigh
-what they should. Collectives of an epoch: one for each step, one more for a measured step, two for the
-buffers of batch normalisation (none without them), one for the evaluation, one for each comparison of the
-replicas and each checkpoint: the same on every rank, since what a rank asks for travels with the gradients. A
-training that goes on from a snapshot is bit for bit one that never stopped.
+`fit` puts the parts of a training together; `dlspark.training.epochs` runs them. A training that goes on from
+a snapshot is bit for bit one that never stopped.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
 
-from dlspark.contracts import Batch, BatchSource, Communicator, EvaluationResult, Tracker, Whereabouts
-from dlspark.errors import DatasetError
+from dlspark.contracts import BatchSource, Communicator, EvaluationResult, Tracker
 from dlspark.training.checkpoint_writer import Checkpoints
 from dlspark.training.diagnostics import Diagnostics, DiagnosticsOptions
-from dlspark.training.divergence import require_finite
 from dlspark.training.early_stopping import EarlyStopping
-from dlspark.training.evaluation import evaluate_model
-from dlspark.training.frozen import train_mode
+from dlspark.training.epochs import Training, end_epoch, run_epoch
 from dlspark.training.gradients import GradientBuffer
 from dlspark.training.loss_scale import LossScale
-from dlspark.training.metrics import Figures, class_metrics, evaluation_metrics
+from dlspark.training.metrics import Figures
+from dlspark.training.named_optimizer import NamedOptimizer
 from dlspark.training.plateau import PlateauSchedule
-from dlspark.training.position import Position
 from dlspark.training.precision import Precision
+from dlspark.training.reactions import ReactionOptions, Reactions
 from dlspark.training.replica_check import ReplicaCheck
-from dlspark.training.replicas import average_buffers, broadcast_state
+from dlspark.training.replicas import broadcast_state
 from dlspark.training.schedules import Schedule
-from dlspark.training.step import StepOptions, train_step
-from dlspark.training.stopping import STOP
+from dlspark.training.step import StepOptions
 from dlspark.training.training_state import Snapshot, Stateful, TrainingState
 from dlspark.training.weight_average import WeightAverage
 
@@ -85,6 +76,8 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
     figures: Figures = Figures(),  # noqa: B008 - frozen
     early_stopping: EarlyStopping | None = None,
     diagnostics: DiagnosticsOptions = DiagnosticsOptions(),  # noqa: B008 - frozen
+    reactions: ReactionOptions = ReactionOptions(),  # noqa: B008 - frozen
+    compiles: bool = False,
     evidence_folder: str | None = None,
 ) -> FitResult:
     """Train a network. A collective: all ranks call it with the same arguments but their own rows.
@@ -115,6 +108,8 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
         early_stopping: ends the training, and gives network and average the weights of its best epoch; None:
             all epochs are done, and the last weights stay.
         diagnostics: what is watched; a measured step makes one all-reduce more.
+        reactions: what is done about the advice.
+        compiles: forward and backward pass run through torch.compile, but in measured steps and evaluation.
         evidence_folder: URL of the folder that names the rows of a step that went wrong; None: none does.
 
     Raises:
@@ -123,114 +118,82 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
         DatasetError: the batches are not those that the source promised.
     """
     broadcast_state(model, communicator)
-    gradients = GradientBuffer(model, device)
     watch = Diagnostics(
         *(model, communicator, tracker, device),
         base_lr=base_lr,
         num_rows=train.num_rows,
         options=diagnostics,
     )
-    replicas = ReplicaCheck(
-        *(model, optimizer, communicator, device), every_steps=diagnostics.replicas_every_steps
-    )
-    scale = LossScale() if precision == "fp16" else None
     kept: dict[str, Stateful | None] = {"model": model, "average": average}
+    reacting = Reactions(reactions, kept | {"optimizer": NamedOptimizer(model, optimizer)})
+    scale = LossScale() if precision == "fp16" else None
     others: dict[str, Stateful | None] = {
         "schedule": schedule if isinstance(schedule, PlateauSchedule) else None,
         "average": average,
         "early_stopping": early_stopping,
         "diagnostics": watch,
+        "reactions": reacting,
         "loss_scale": scale,
     }
-    state = TrainingState(model, optimizer, communicator, device, others=others)
-    state.restore(resume)
-    replicas.after_load(state.position.step)
-    at = state.position
-    while at.epoch < epochs and not (early_stopping is not None and early_stopping.is_over):
-        train_mode(model)
-        at.begin_epoch()
-        for batch, wait_seconds in _timed_batches(train, at, communicator.whereabouts):
-            ends_epoch = at.step_of_epoch + 1 == train.num_steps
-            with watch.watching(at.step, batch) as weights:
-                step = train_step(
-                    *(model, optimizer, gradients, communicator, batch),
-                    lr=base_lr * schedule(at.step),
-                    momentum=None if options.momentum is None else options.momentum(at.step),
-                    precision=precision,
-                    options=options,
-                    average=average,
-                    scale=scale,
-                    ask=checkpoints.ask(at.step + 1, ends_epoch=ends_epoch),
-                    weights=weights,
-                )
-            at.add(step)
-            require_finite(
-                *(model, batch, communicator),
-                loss=step.loss_sum,
-                look_at_weights=ends_epoch or step.asked > 0,
-                step=at.step,
-                epoch=at.epoch + 1,
-                lr=step.lr,
-                precision=precision,
-                folder=evidence_folder,
-            )
-            metrics = step.metrics(wait_seconds)
-            tracker.log_metrics(metrics, step=at.step)
-            watch.after_step(step, step=at.step)
-            shown = {"loss": metrics["step/loss"], "images/s": metrics["step/images_per_second"]}
-            tracker.log_progress(step=at.step, num_steps=epochs * train.num_steps, fields=shown)
-            replicas.after_step(at.step, saves=step.asked > 0)
-            if step.asked:
-                _save(state, checkpoints, tracker, communicator.whereabouts)
-            if step.asked >= STOP:
-                return _result(at, train, stopped=True)
-        average_buffers(model, communicator, local_rows=at.totals.local_rows)
-        replicas.after_epoch(at.step)
-        seconds = at.totals.seconds()
-        metrics, validation = at.totals.metrics(seconds), None
-        if val is not None:
-            with nullcontext() if average is None else average.swapped_in():
-                validation = evaluate_model(
-                    *(model, val, communicator),
-                    num_classes=num_classes,
-                    device=device,
-                    loss=options.loss,
-                    figures=figures,
-                )
-            if isinstance(schedule, PlateauSchedule):
-                schedule.observe(validation.loss)
-            metrics |= evaluation_metrics(validation, "val")
-            tracker.log_metrics(class_metrics(validation, "val"), step=at.step)
-        at.end_epoch(seconds, metrics, validation)
-        tracker.log_metrics({"epoch": float(at.epoch)} | metrics, step=at.step)
-        watch.after_epoch(metrics, step=at.step, global_rows=-(-train.num_rows // train.num_steps))
-        if early_stopping is not None:
-            early_stopping.observe(kept, epoch=at.epoch, step=at.step, metrics=metrics, validation=validation)
-            if early_stopping.is_over:
-                tracker.log_note("early_stopping", early_stopping.verdict(), step=at.step)
-        _save(state, checkpoints, tracker, communicator.whereabouts)
-    if early_stopping is None:
-        return _result(at, train, stopped=False)
-    early_stopping.restore(kept)
+    training = Training(
+        model=model,
+        compiled=torch.compile(model) if compiles else None,
+        optimizer=optimizer,
+        schedule=schedule,
+        train=train,
+        val=val,
+        communicator=communicator,
+        tracker=tracker,
+        checkpoints=checkpoints,
+        gradients=GradientBuffer(model, device),
+        state=TrainingState(model, optimizer, communicator, device, others=others),
+        watch=watch,
+        replicas=ReplicaCheck(
+            *(model, optimizer, communicator, device), every_steps=diagnostics.replicas_every_steps
+        ),
+        reactions=reacting,
+        average=average,
+        scale=scale,
+        early_stopping=early_stopping,
+        kept=kept,
+        epochs=epochs,
+        num_classes=num_classes,
+        base_lr=base_lr,
+        precision=precision,
+        device=device,
+        options=options,
+        figures=figures,
+        evidence_folder=evidence_folder,
+    )
+    return _run(training, resume)
+
+
+def _run(training: Training, resume: Snapshot | None) -> FitResult:
+    """Do the epochs that are left, and put the weights that early stopping kept back."""
+    training.state.restore(resume)
+    training.replicas.after_load(training.state.position.step)
+    if resume is None:
+        training.reactions.keep()
+    while not training.is_over:
+        if not run_epoch(training):
+            return _result(training, stopped=True)
+        end_epoch(training)
+    result, stopping = _result(training, stopped=False), training.early_stopping
+    if stopping is None:
+        return result
+    stopping.restore(training.kept)
     return replace(
-        _result(at, train, stopped=False),
-        validation=early_stopping.best_validation,
-        metrics=early_stopping.best_metrics,
-        kept_epoch=early_stopping.best_epoch,
-        kept_step=early_stopping.best_step,
+        result,
+        validation=stopping.best_validation,
+        metrics=stopping.best_metrics,
+        kept_epoch=stopping.best_epoch,
+        kept_step=stopping.best_step,
     )
 
 
-def _save(state: TrainingState, checkpoints: Checkpoints, tracker: Tracker, whereabouts: Whereabouts) -> None:
-    whereabouts.note("save")
-    own = state.own_of_all_ranks()
-    # First what was measured: a step that a checkpoint skips must not be missing in the curves.
-    tracker.flush()
-    checkpoints.save(lambda: state.snapshot(own))
-
-
-def _result(at: Position, train: BatchSource, *, stopped: bool) -> FitResult:
-    num_rows = at.epoch * train.num_rows + at.totals.global_rows
+def _result(training: Training, *, stopped: bool) -> FitResult:
+    at = training.state.position
+    num_rows = at.epoch * training.train.num_rows + at.totals.global_rows
     seconds = at.train_seconds + (at.totals.seconds() if at.step_of_epoch else 0.0)
     return FitResult(
         steps=at.step,
@@ -243,27 +206,3 @@ def _result(at: Position, train: BatchSource, *, stopped: bool) -> FitResult:
         kept_step=at.step,
         stopped=stopped,
     )
-
-
-def _timed_batches(
-    source: BatchSource, at: Position, whereabouts: Whereabouts
-) -> Iterator[tuple[Batch, float]]:
-    """Yield each batch that is left of the epoch, with the seconds it was waited for; check that all came."""
-    epoch, num_steps, num_rows = at.epoch, at.step_of_epoch, at.totals.global_rows
-    batches = source.batches(epoch, num_steps)
-    asked = time.perf_counter()
-    whereabouts.note("data", step=at.step + 1)
-    for batch in batches:
-        whereabouts.note("compute")
-        yield batch, time.perf_counter() - asked
-        num_steps, num_rows = num_steps + 1, num_rows + batch.global_rows
-        asked = time.perf_counter()
-        if num_steps < source.num_steps:
-            whereabouts.note("data", step=at.step + 1)
-    if (num_steps, num_rows) != (source.num_steps, source.num_rows) or num_rows == 0:
-        raise DatasetError(
-            f"epoch {epoch + 1} of the training was not whole",
-            got=f"{num_steps} steps with {num_rows} rows over all ranks",
-            allowed=f"{source.num_steps} steps with {source.num_rows} rows, each once",
-            fix="ingest the dataset again",
-        )
