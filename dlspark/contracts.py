@@ -82,7 +82,8 @@ class Batch:
     row_ids: NDArray[np.int64]
     """int64 [b]."""
     images: torch.Tensor
-    """float32 [b, C, H, W], normalised (and augmented, in training), on the device of the training."""
+    """float32 [b, C, H, W], normalised (and augmented, in training), on the device of the training; where
+    features are cached, [b, F]."""
     labels: torch.Tensor
     """int64 [b], in [0, K)."""
     other_labels: torch.Tensor | None = None
@@ -191,6 +192,8 @@ class WorkerTask:
     """The how-manieth start of this run, from 1."""
     resume_from: str | None = None
     """URL of the snapshot that a training goes on from, checked by the driver; None: the first step."""
+    features: str | None = None
+    """URL of the features that the head is trained on in place of images; None: there are none."""
 
     def to_json(self) -> str:
         """Return the task as JSON."""

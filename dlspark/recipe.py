@@ -20,6 +20,7 @@ from dlspark.models.build import build_model
 from dlspark.training.diagnostics import DiagnosticsOptions
 from dlspark.training.early_stopping import EarlyStopping
 from dlspark.training.frozen import freeze
+from dlspark.training.head import HeadOnFeatures, head_of
 from dlspark.training.losses import Loss, balanced_weights, build_loss, expected_initial_loss
 from dlspark.training.metrics import Figures, outputs_of
 from dlspark.training.optimizers import build_optimizer, momentum_schedule, scale_lr
@@ -78,6 +79,21 @@ def initial_model(config: Config, manifest: Manifest, *, rank: int, run_dir: str
     own_seed = np.random.SeedSequence([config.train.seed, rank]).generate_state(1)
     torch.manual_seed(int(own_seed[0]))
     return model
+
+
+def head_of_run(config: Config, manifest: Manifest, network: nn.Module) -> HeadOnFeatures:
+    """Return the head of the network of a run, to be trained on features.
+
+    Args:
+        config: of the run.
+        manifest: of its dataset.
+        network: of the run, on any device, also "meta"; what is frozen is so.
+
+    Raises:
+        ModelError: see `dlspark.training.head.head_of`.
+    """
+    preprocessing = preprocessing_of(config, manifest)
+    return head_of(network, (preprocessing.image.channels, *preprocessing.input_size))
 
 
 def preprocessing_of(config: Config, manifest: Manifest) -> Preprocessing:

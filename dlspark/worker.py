@@ -13,12 +13,14 @@ from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import nn
 
 from dlspark import storage
 from dlspark.cluster.devices import device_of
 from dlspark.config import Config
 from dlspark.contracts import Communicator, EvaluationResult, Split, Tracker, TrainResult, WorkerTask
 from dlspark.data.augment import Augmentation
+from dlspark.data.feature_files import as_dataset
 from dlspark.data.loader import Loader, open_split
 from dlspark.data.manifest import Manifest, read_manifest
 from dlspark.data.mix import NO_MIXING, Mixing
@@ -28,6 +30,7 @@ from dlspark.recipe import (
     diagnostics_of,
     early_stopping_of,
     figures_of,
+    head_of_run,
     initial_model,
     loss_of,
     optimizer_of,
@@ -41,11 +44,13 @@ from dlspark.tracking.journal import JournalTracker, SilentTracker
 from dlspark.training.checkpoint import CheckpointDescription, load_checkpoint, save_checkpoint
 from dlspark.training.checkpoint_writer import Checkpoints, CheckpointWriter, SilentCheckpoints
 from dlspark.training.evaluation import evaluate_model
+from dlspark.training.head import HeadOnFeatures, tensors_of_body
 from dlspark.training.precision import choose_precision
 from dlspark.training.snapshots import checkpoints_folder, final_checkpoint, read_snapshot
 from dlspark.training.stopping import sigterm_as_request
 from dlspark.training.sync_batch_norm import synchronise_batch_norm
 from dlspark.training.trainer import fit
+from dlspark.training.training_state import Snapshot
 from dlspark.training.weight_average import WeightAverage
 
 _log = logging.getLogger(__name__)
@@ -66,9 +71,15 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
     is_first = communicator.rank == 0
     describe = _describer(config, manifest)
     resume = read_snapshot(task.resume_from) if task.resume_from else None
-    model = initial_model(
+    network = initial_model(
         *(config, manifest), rank=communicator.rank, run_dir=task.run_dir, resumes=resume is not None
-    ).to(device)
+    )
+    model, dataset, rows, beside = network, task.dataset, manifest, dict[str, torch.Tensor]()
+    if task.features is not None:
+        model, resume = _head_alone(config, manifest, network, resume)
+        dataset, rows = task.features, as_dataset(task.features, manifest)
+        beside = tensors_of_body(network, model)
+    model.to(device)
     if config.train.sync_batch_norm:
         num_layers = synchronise_batch_norm(model, communicator)
         _log.info("%d layers of batch normalisation are over the rows of all workers", num_layers)
@@ -76,7 +87,7 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
     average = None if decay is None else WeightAverage(model, decay)
     opened = partial(
         open_source,
-        *(config, task.dataset, manifest),
+        *(config, dataset, rows),
         rank=communicator.rank,
         num_ranks=communicator.size,
         device=device,
@@ -96,6 +107,7 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
                     describe=describe,
                     told_to_stop=told_to_stop,
                     resumed_from=task.resume_from,
+                    beside=beside,
                     **config.checkpoint.model_dump(),
                 )
             )
@@ -134,7 +146,7 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
     elif is_first:
         description = describe(epoch=fitted.kept_epoch, step=fitted.kept_step, metrics=fitted.metrics)
         with nullcontext() if average is None else average.swapped_in():
-            save_checkpoint(checkpoint, model, description)
+            save_checkpoint(checkpoint, network, description)
     return TrainResult(
         rank=communicator.rank,
         host=communicator.host,
@@ -179,6 +191,18 @@ def run_evaluation(task: WorkerTask, communicator: Communicator) -> EvaluationRe
             loss=loss_of(config, manifest.splits["train"].class_rows),
             figures=figures_of(config, len(manifest.classes)),
         )
+
+
+def _head_alone(
+    config: Config, manifest: Manifest, network: nn.Module, resume: Snapshot | None
+) -> tuple[HeadOnFeatures, Snapshot | None]:
+    """Return the head of a network, and the part of the snapshot that is its; the network gets it all."""
+    head = head_of_run(config, manifest, network)
+    _log.info("the head %s is trained alone, on %d features of each row", head.path, head.num_features)
+    if resume is None:
+        return head, None
+    network.load_state_dict(dict(resume.model))
+    return head, replace(resume, model={name: resume.model[name] for name in head.state_dict()})
 
 
 def _as_trained(manifest: Manifest, trained: CheckpointDescription, dataset: str) -> Manifest:

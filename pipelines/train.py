@@ -23,11 +23,12 @@ from dlspark.contracts import TrainResult, WorkerTask
 from dlspark.data.manifest import Manifest, read_manifest
 from dlspark.errors import DatasetError, TrackingError
 from dlspark.progress import show_progress
-from dlspark.recipe import build_network
+from dlspark.recipe import build_network, head_of_run
 from dlspark.tracking.facts import DatasetFacts, dataset_name
 from dlspark.tracking.follow import follow_progress
 from dlspark.tracking.run import TrackedRun, continue_run, require_reachable, start_run
 from dlspark.worker import run_training
+from pipelines.feature_cache import provide_features
 from pipelines.first_weights import FirstWeights, find_first_weights, log_frozen
 from pipelines.preflight import require_workers
 from pipelines.restart import train_with_restarts
@@ -118,6 +119,8 @@ def run(config: Config, spark: SparkSession | None, *, parent_run_id: str | None
     )
     if earlier is not None:
         task = replace(task, **resumed(task))
+    if config.transfer.cache_features:
+        task = replace(task, features=provide_features(task, spark))
     with _start(
         config, manifest, task, spark, earlier=earlier, first=first, parent_run_id=parent_run_id
     ) as tracked:
@@ -178,6 +181,8 @@ def refuse_what_cannot_train(config: Config, manifest: Manifest, *, is_new: bool
     with torch.device("meta"):
         network = build_network(config, manifest)
     log_frozen(config.transfer, network)
+    if config.transfer.cache_features:
+        head_of_run(config, manifest, network)
     if is_new:
         # A run that goes on has its MLflow run already; the journal keeps the rest until the server answers.
         require_reachable(config.tracking.uri)

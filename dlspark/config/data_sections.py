@@ -157,11 +157,15 @@ class AugmentConfig(Section):
         """What mixes two images: the arguments of dlspark.data.mix.Mixing."""
         return {"mixup_alpha": self.mixup_alpha, "cutmix_alpha": self.cutmix_alpha}
 
+    @property
+    def switches(self) -> dict[str, Any]:
+        """Those of the changes to one image that are on, by the name of their key."""
+        # A strength without operations changes nothing.
+        return {name: on for name, on in self.changes.items() if on and name != "randaugment_magnitude"}
+
     @model_validator(mode="after")
     def _copies_are_changed(self) -> AugmentConfig:
-        # A strength without operations changes nothing.
-        switches = [value for name, value in self.changes.items() if name != "randaugment_magnitude"]
-        if self.copies and not any(switches):
+        if self.copies and not self.switches:
             raise ValueError(
                 f"copies={self.copies} would repeat the images as they are; set mirror, crop_padding, "
                 "rotate_degrees, colour, randaugment_ops or erase, or copies=0"

@@ -146,3 +146,18 @@ class Config(Section):
                 f"got train.accumulate_steps={self.train.accumulate_steps}; set it to 1"
             )
         return self
+
+    @model_validator(mode="after")
+    def _cached_features_are_of_images_that_stay(self) -> Config:
+        mixing = {name: alpha for name, alpha in self.augment.mixing.items() if alpha}
+        changing = mixing | ({} if self.augment.copies else self.augment.switches)
+        if self.transfer.cache_features and changing:
+            found = " ".join(f"augment.{name}={value}".lower() for name, value in changing.items())
+            fields = type(self.augment).model_fields
+            off = " ".join(f"augment.{name}={fields[name].default}".lower() for name in changing)
+            raise ValueError(
+                "transfer.cache_features=true computes the features of each image once, got "
+                f"{found}, which makes it another image in each epoch; set {off.replace('none', 'null')}, "
+                "or transfer.cache_features=false"
+            )
+        return self

@@ -21,6 +21,10 @@ class TransferConfig(Section):
     the head is one. The other layers stay as they came, to the bit."""
     depth_decay: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
     """A block has so many times the learning rate of the next one towards the head; 1: all have the same."""
+    cache_features: bool = False
+    """With trainable=head: what the other layers make of each image is computed once (by a Spark job, in
+    fp32) and kept in dlspark-features/ beside run_dir, for all trainings from these weights; only the head is
+    run then. The same is learned; augment.* may not change images on the fly."""
 
     @model_validator(mode="after")
     def _is_about_weights_that_were_trained(self) -> TransferConfig:
@@ -28,5 +32,14 @@ class TransferConfig(Section):
             raise ValueError(
                 f"trainable={self.trainable} and depth_decay={self.depth_decay:g} are for layers that were "
                 "trained before, and transfer.weights is null; name a run, a model or a file there"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _features_are_those_before_the_head(self) -> TransferConfig:
+        if self.cache_features and self.trainable != "head":
+            raise ValueError(
+                f"cache_features=true is for a head that is trained alone, got trainable={self.trainable}; "
+                "set transfer.trainable=head, or transfer.cache_features=false"
             )
         return self

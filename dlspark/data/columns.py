@@ -14,9 +14,7 @@ from dlspark.data.images import decode_stored
 from dlspark.data.parquet_file import Storage, npy_header
 from dlspark.errors import DatasetError
 
-COLUMNS = ("row_id", "label", "image")
-"""What training reads; the keys stay in the file."""
-_KINDS = {"row_id": "integers", "label": "integers", "image": "bytes"}
+IMAGE_COLUMN = "image"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,17 +29,23 @@ class FileColumns:
     """binary [n]: as stored."""
 
 
-def require_columns(found: Mapping[str, str], *, where: str) -> None:
+def columns_read(content: str) -> tuple[str, str, str]:
+    """Return the columns that training reads, `content` the last of them; the others stay in the file."""
+    return ("row_id", "label", content)
+
+
+def require_columns(found: Mapping[str, str], content: str, *, where: str) -> None:
     """Return if a file has the columns that training reads.
 
     Args:
         found: kind of each column: integers, bytes, or the name of another type.
+        content: name of the column of bytes.
         where: URL of the file.
 
     Raises:
         DatasetError: a column is missing or of another kind.
     """
-    for name, kind in _KINDS.items():
+    for name, kind in zip(columns_read(content), ("integers", "integers", "bytes"), strict=True):
         if found.get(name) != kind:
             raise DatasetError(
                 f"column {name} of a file is not what the dataset says",
@@ -99,11 +103,20 @@ def decode_row(
     return pixels
 
 
-def view_pixels(columns: FileColumns, image: ImageFormat, *, where: str) -> NDArray[np.uint8]:
-    """Return the pixels of storage raw as a view on the column; see `pixels_of`."""
+def view_pixels(
+    columns: FileColumns, image: ImageFormat, *, where: str, header: bytes | None = None
+) -> NDArray[np.uint8]:
+    """Return the pixels of storage raw as a view on the column; see `pixels_of`.
+
+    Args:
+        columns: see there.
+        image: see there.
+        where: see there.
+        header: what stands before the pixels of each row; None: that of numpy's save format.
+    """
     shape = (image.height, image.width, image.channels)
     images = columns.images
-    header = npy_header(shape)
+    header = npy_header(shape) if header is None else header
     height, width, channels = shape
     stride = len(header) + height * width * channels
     _, offsets_buffer, data = images.buffers()

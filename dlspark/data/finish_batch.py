@@ -1,4 +1,7 @@
-"""From the stored rows of a step to its batch: augmentation, mixing, normalisation, and the way to a GPU."""
+"""From the stored rows of a step to its batch: augmentation, mixing, normalisation, and the way to a GPU.
+
+Rows of features are ready as they are stored.
+"""
 
 from __future__ import annotations
 
@@ -102,6 +105,36 @@ class BatchFinisher:
         if self._changes_there:
             pixels = augment_on_device(pixels, row_ids, self._augmentation, seed=self._seed, epoch=epoch)
         return _mix_halves(pixels, mixes)
+
+
+class FeatureFinisher:
+    """Makes batches of features on one device; any number of threads may."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Start nothing yet."""
+        self._device = device
+
+    def partners(self, epoch: int) -> Partners | None:
+        """Return None: features are not mixed."""
+        return None
+
+    def finish(self, rows: StoredRows, *, step: int, global_rows: int, epoch: int) -> Batch:
+        """Return the batch of a step; see `BatchFinisher`.
+
+        Args:
+            rows: of this rank, each of the 4 F bytes of its features.
+            step: in its epoch, from 0.
+            global_rows: of the step, over all ranks.
+            epoch: from 0; all have the same features.
+        """
+        features = rows.pixels.reshape(len(rows.row_ids), rows.pixels.shape[2]).view("<f4")
+        return Batch(
+            step=step,
+            global_rows=global_rows,
+            row_ids=rows.row_ids,
+            images=torch.from_numpy(features).to(self._device),
+            labels=torch.from_numpy(rows.labels).to(self._device),
+        )
 
 
 def _mix_halves(pixels: torch.Tensor, mixes: Mixes | None) -> torch.Tensor:

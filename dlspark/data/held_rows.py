@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from dlspark import storage
 from dlspark.contracts import ImageFormat
 from dlspark.data.columns import FileColumns, decode_row, view_pixels
+from dlspark.data.feature_files import FeatureManifest
 from dlspark.data.images import decode_stored
 from dlspark.data.manifest import FileEntry, Manifest
 
@@ -39,7 +40,7 @@ def hold_rows(columns: FileColumns, manifest: Manifest, entry: FileEntry, *, dat
 
     Args:
         columns: of the file.
-        manifest: of the dataset.
+        manifest: of the dataset; of one of features the bytes of a row are its pixels.
         entry: of the file.
         dataset: URL.
 
@@ -48,6 +49,9 @@ def hold_rows(columns: FileColumns, manifest: Manifest, entry: FileEntry, *, dat
     """
     where = storage.join(dataset, entry.path)
     image = manifest.preprocessing.image
+    if isinstance(manifest, FeatureManifest):
+        pixels = view_pixels(columns, image, where=where, header=b"")
+        return RawRows(columns.row_ids, columns.labels, pixels)
     if manifest.storage == "raw":
         return RawRows(columns.row_ids, columns.labels, view_pixels(columns, image, where=where))
     return EncodedRows(columns, image, where)

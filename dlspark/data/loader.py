@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from dlspark import storage
 from dlspark.contracts import Batch, Split
 from dlspark.data.augment import NO_AUGMENTATION, Augmentation
-from dlspark.data.finish_batch import BatchFinisher
+from dlspark.data.feature_files import FeatureManifest, content_column
+from dlspark.data.finish_batch import BatchFinisher, FeatureFinisher
 from dlspark.data.gather import StoredRows, gather_from_files, places_with_partners
 from dlspark.data.gpu_batches import hand_over
 from dlspark.data.held_rows import HeldRows, hold_rows
@@ -62,7 +63,7 @@ def open_split(
 
     Args:
         dataset: URL of the dataset.
-        manifest: of that dataset.
+        manifest: of that dataset; of one of features, batches have these in place of images, unchanged.
         split: which rows.
         global_batch_size: rows of a step over all ranks; the last step of an epoch may be smaller.
         seed: of the shuffle and the augmentation.
@@ -115,7 +116,11 @@ def open_split(
         memory_bytes=memory_bytes,
         mixes=not mixing.is_off,
     )
-    finisher = BatchFinisher(manifest.preprocessing, augmentation, mixing=mixing, seed=seed, device=device)
+    finisher = (
+        FeatureFinisher(device)
+        if isinstance(manifest, FeatureManifest)
+        else BatchFinisher(manifest.preprocessing, augmentation, mixing=mixing, seed=seed, device=device)
+    )
     return Loader(
         dataset=dataset,
         manifest=manifest,
@@ -142,7 +147,7 @@ class Loader:
         files: Sequence[FileEntry],
         plan: Callable[..., RankPlan],
         num_steps: int,
-        finisher: BatchFinisher,
+        finisher: BatchFinisher | FeatureFinisher,
         reader: Reader,
         num_threads: int,
         num_ahead: int,
@@ -251,7 +256,8 @@ class Loader:
         wanted = np.flatnonzero(rows_left).tolist()
         kept = {position: self._kept.get(plan.files[position]) for position in wanted}
         entries = [self._files[plan.files[position]] for position in wanted if kept[position] is None]
-        with closing(read_files(self._dataset, entries, reader=self._reader)) as arriving:
+        content = content_column(self._manifest)
+        with closing(read_files(self._dataset, entries, reader=self._reader, content=content)) as arriving:
             for position in wanted:
                 rows = kept.pop(position)
                 if rows is None:

@@ -178,7 +178,7 @@ def store_rows(rows: FileRows, place: FilePlace, *, dataset: str, attempt: str) 
     report = FileReport(split=place.split, index=place.index)
     if not rows.row_ids:
         return report
-    data = _parquet(rows.table())
+    data = table_bytes(rows.table())
     # A repeated or speculative task writes beside this file, never over it: the manifest names one.
     name = f"part-{place.index:05d}-{attempt}-{uuid.uuid4().hex[:8]}.parquet"
     report.path = storage.join(f"split={place.split}", name)
@@ -217,10 +217,16 @@ def read_table(data: bytes, columns: Sequence[str] | None = None) -> pa.Table:
 
 def write_table(table: pa.Table, url: str) -> None:
     """Write a small table to a Parquet file."""
-    storage.write_bytes(url, _parquet(table, uncompressed=()))
+    storage.write_bytes(url, table_bytes(table, uncompressed=()))
 
 
-def _parquet(table: pa.Table, *, uncompressed: Sequence[str] = _UNCOMPRESSED) -> memoryview:
+def table_bytes(table: pa.Table, *, uncompressed: Sequence[str] = _UNCOMPRESSED) -> memoryview:
+    """Return a table as a Parquet file of one row group.
+
+    Args:
+        table: with any number of rows.
+        uncompressed: columns that are stored as they are.
+    """
     target = pa.BufferOutputStream()
     pq.write_table(
         table,

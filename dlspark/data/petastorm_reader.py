@@ -17,19 +17,26 @@ from numpy.typing import NDArray
 from petastorm import make_batch_reader
 
 from dlspark import storage
-from dlspark.data.columns import COLUMNS, FileColumns, require_columns
+from dlspark.data.columns import IMAGE_COLUMN, FileColumns, columns_read, require_columns
 from dlspark.data.legacy_filesystem import LegacyFileSystem
 
 
-def read_with_petastorm(urls: Sequence[str]) -> Generator[FileColumns, None, None]:
-    """Yield the columns of each file, in the order given; a file must have one row group."""
+def read_with_petastorm(
+    urls: Sequence[str], content: str = IMAGE_COLUMN
+) -> Generator[FileColumns, None, None]:
+    """Yield the columns of each file, in the order given.
+
+    Args:
+        urls: of files with one row group each.
+        content: name of the column of bytes.
+    """
     if not urls:
         return
     # pyarrow's, of its legacy dataset. A filter is safe in a thread, catch_warnings is not.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"petastorm\.")
     reader = make_batch_reader(
         [storage.as_uri(url) for url in urls],
-        schema_fields=list(COLUMNS),
+        schema_fields=list(columns_read(content)),
         reader_pool_type="dummy",
         shuffle_row_groups=False,
         shuffle_rows=False,
@@ -40,11 +47,11 @@ def read_with_petastorm(urls: Sequence[str]) -> Generator[FileColumns, None, Non
         for url in urls:
             batch = next(reader)
             found = {name: _kind_of(values) for name, values in batch._asdict().items()}
-            require_columns(found, where=url)
+            require_columns(found, content, where=url)
             yield FileColumns(
                 row_ids=batch.row_id,
                 labels=batch.label.astype(np.int64),
-                images=pa.array(batch.image, pa.binary()),
+                images=pa.array(getattr(batch, content), pa.binary()),
             )
     finally:
         # Not as a context manager: that prints to stdout, where a stage puts its result.

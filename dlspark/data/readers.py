@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dlspark import storage
-from dlspark.data.columns import FileColumns
+from dlspark.data.columns import IMAGE_COLUMN, FileColumns
 from dlspark.data.manifest import FileEntry
 from dlspark.errors import DatasetError
 
@@ -27,7 +27,7 @@ _FIX = "restore the file, or run ingest again with overwrite=true"
 
 
 def read_files(
-    dataset: str, files: Sequence[FileEntry], *, reader: Reader
+    dataset: str, files: Sequence[FileEntry], *, reader: Reader, content: str = IMAGE_COLUMN
 ) -> Generator[FileColumns, None, None]:
     """Yield row ids, labels and images of each file, in the order given.
 
@@ -35,22 +35,23 @@ def read_files(
         dataset: URL of the dataset.
         files: entries of its manifest.
         reader: who reads the Parquet files.
+        content: name of the column of bytes: that of the images, or another one that is read as they are.
 
     Raises:
         DatasetError: a file is missing, cannot be read, or is not what the manifest says.
     """
     for start in range(0, len(files), _FILES_TOGETHER):
-        yield from _read_together(dataset, files[start : start + _FILES_TOGETHER], reader)
+        yield from _read_together(dataset, files[start : start + _FILES_TOGETHER], reader, content)
 
 
 def _read_together(
-    dataset: str, files: Sequence[FileEntry], reader: Reader
+    dataset: str, files: Sequence[FileEntry], reader: Reader, content: str
 ) -> Generator[FileColumns, None, None]:
     """Yield the columns of a few files; see `read_files`."""
     urls = [storage.join(dataset, file.path) for file in files]
     for url, file in zip(urls, files, strict=True):
         _require_file(url, file)
-    with closing(_open(urls, reader)) as columns:
+    with closing(_open(urls, reader, content)) as columns:
         for index, (url, file) in enumerate(zip(urls, files, strict=True)):
             try:
                 found = next(columns)
@@ -77,15 +78,15 @@ def _first_unreadable(urls: Sequence[str]) -> str:
     return urls[0]
 
 
-def _open(urls: Sequence[str], reader: Reader) -> Generator[FileColumns, None, None]:
+def _open(urls: Sequence[str], reader: Reader, content: str) -> Generator[FileColumns, None, None]:
     # Imported here: each reader must work where the other one's library does not.
     if reader == "petastorm":
         from dlspark.data.petastorm_reader import read_with_petastorm
 
-        return read_with_petastorm(urls)
+        return read_with_petastorm(urls, content)
     from dlspark.data.arrow_reader import read_with_arrow
 
-    return read_with_arrow(urls)
+    return read_with_arrow(urls, content)
 
 
 def _require_file(url: str, file: FileEntry) -> None:

@@ -34,6 +34,7 @@ def run_job(
     num_tasks: int,
     num_units: int,
     progress: Progress,
+    stage: str = "ingest",
 ) -> Result:
     """Return what `action` returns.
 
@@ -44,6 +45,7 @@ def run_job(
         num_tasks: see `action`.
         num_units: what the tasks make, such as files; a task that is done counts as its share of them.
         progress: is told the units that are done.
+        stage: that the job is a part of, for the messages.
 
     Raises:
         DatasetError: see `task_errors`.
@@ -67,7 +69,7 @@ def run_job(
             thread.join(_POLL_SECONDS)
             num_done = min(_num_done(context, group, num_tasks), num_tasks)
             progress.update(num_done * num_units // num_tasks, num_units)
-        with task_errors():
+        with task_errors(stage):
             result = future.result()
     except (DatasetError, SourceError):
         raise
@@ -79,8 +81,8 @@ def run_job(
 
 
 @contextlib.contextmanager
-def task_errors() -> Iterator[None]:
-    """Raise what failed in a task for good as one line, without the traces of Python and the JVM.
+def task_errors(stage: str = "ingest") -> Iterator[None]:
+    """Raise what failed in a task of a stage for good as one line, without the traces of Python and the JVM.
 
     Raises:
         DatasetError: the storage of the dataset is full.
@@ -94,12 +96,12 @@ def task_errors() -> Iterator[None]:
             raise DatasetError(
                 "the storage is full",
                 got=line,
-                fix="make room, or set dataset to another place, and run ingest again; nothing was published",
+                fix=f"make room, or choose another place, and run {stage} again; nothing was published",
             ) from error
         raise SourceError(
-            "a task of the ingest failed",
+            f"a task of the stage {stage} failed",
             got=line,
-            fix="repair the cause and run ingest again; nothing was published",
+            fix=f"repair the cause and run {stage} again; nothing was published",
         ) from error
 
 

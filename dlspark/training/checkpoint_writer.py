@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
+from dataclasses import replace
+from types import MappingProxyType, TracebackType
 from typing import Protocol, Self
+
+import torch
 
 from dlspark.training.checkpoint import CheckpointDescription
 from dlspark.training.snapshots import (
@@ -69,6 +72,7 @@ class CheckpointWriter:
         keep: int,
         best_metric: str,
         resumed_from: str | None = None,
+        beside: Mapping[str, torch.Tensor] = MappingProxyType({}),
     ) -> None:
         """Open the folder; what lies after the snapshot that the training goes on from is removed.
 
@@ -82,10 +86,12 @@ class CheckpointWriter:
             best_metric: of the epochs; the snapshot with its best value is kept too: the largest of an
                 accuracy, the smallest of a loss.
             resumed_from: URL of the snapshot that the training goes on from; None: it begins anew.
+            beside: tensors of the network that the training does not know, written with those of each
+                snapshot; in host memory.
         """
         self._folder, self._describe, self._told_to_stop = folder, describe, told_to_stop
         self._every_steps, self._every_minutes = every_steps, every_minutes
-        self._keep, self._best_metric = keep, best_metric
+        self._keep, self._best_metric, self._beside = keep, best_metric, dict(beside)
         clear_after(folder, resumed_from)
         self._stored = list_snapshots(folder)
         self._saved_at = time.monotonic()
@@ -135,7 +141,8 @@ class CheckpointWriter:
         started = time.monotonic()
         try:
             description = self._describe(epoch=snapshot.epoch, step=snapshot.step, metrics=snapshot.metrics)
-            stored = write_snapshot(self._folder, snapshot, description)
+            whole = replace(snapshot, model=self._beside | dict(snapshot.model))
+            stored = write_snapshot(self._folder, whole, description)
         except Exception as error:
             _log.error("step %d could not be saved in %s: %s", snapshot.step, self._folder, error)
             raise

@@ -133,10 +133,10 @@ def test_files_are_read_once_as_far_as_there_is_room_for_them(
     read: list[str] = []
 
     def recorded(
-        url: str, files: Sequence[FileEntry], *, reader: Reader
+        url: str, files: Sequence[FileEntry], *, reader: Reader, content: str
     ) -> Generator[FileColumns, None, None]:
         read.extend(file.path for file in files)
-        yield from read_files(url, files, reader=reader)
+        yield from read_files(url, files, reader=reader, content=content)
 
     monkeypatch.setattr(loader, "read_files", recorded)
     with pytest.raises(DatasetError, match="at least") as told:

@@ -30,3 +30,39 @@ def test_nothing_is_said_of_weights_that_nobody_trained(word: str) -> None:
 def test_values_out_of_range_are_refused(word: str) -> None:
     with pytest.raises(ConfigError, match=f"transfer.{word.partition('=')[0]}: value not allowed|wrong type"):
         compose(["transfer.weights=a.pt", f"transfer.{word}"])
+
+
+_CACHED = ("transfer.weights=a.pt", "transfer.trainable=head", "transfer.cache_features=true")
+
+
+def test_features_are_cached_for_a_head_alone() -> None:
+    assert compose([*_CACHED]).transfer.cache_features
+    for trainable in ("all", "1", "2"):
+        told = rf"trainable={trainable}; set transfer\.trainable=head, or transfer\.cache_features=false"
+        with pytest.raises(ConfigError, match=told):
+            compose([*_CACHED, f"transfer.trainable={trainable}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (["augment=mirror_crop"], "set augment.mirror=false augment.crop_padding=0, or"),
+        (["augment.crop_size=8"], "set augment.crop_size=null, or"),
+        (["augment.randaugment_ops=2"], "set augment.randaugment_ops=0, or"),
+        (["augment.mixup_alpha=0.2"], "set augment.mixup_alpha=0.0, or"),
+        (
+            ["augment.mirror=true", "augment.copies=2", "augment.cutmix_alpha=1"],
+            "set augment.cutmix_alpha=0.0, or",
+        ),
+    ],
+)
+def test_images_that_change_in_each_epoch_have_no_features_to_cache(words: list[str], fix: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        compose([*_CACHED, *words])
+    assert f"{fix} transfer.cache_features=false" in str(told.value)
+    assert compose([*_CACHED[:2], *words])
+
+
+def test_copies_that_ingest_has_stored_have_features() -> None:
+    assert compose([*_CACHED, "augment.mirror=true", "augment.copies=2"])
+    assert compose([*_CACHED, "augment.randaugment_magnitude=3"])
