@@ -104,6 +104,8 @@ def run(config: Config, spark: SparkSession | None) -> BenchScaleResult:
                     spark=spark,
                     start_timeout_seconds=config.cluster.start_timeout_seconds,
                     threads_per_worker=threads,
+                    ports=config.cluster.ports,
+                    interface=config.cluster.network_interface,
                 )
                 cases.append(_case(backend, number, speeds, cases))
         progress.update(len(cases), len(cases))

@@ -198,6 +198,8 @@ def _check_all_reduce(config: Config, spark: SparkSession | None, run_dir: str) 
                 start_timeout_seconds=cluster.start_timeout_seconds,
                 threads_per_worker=cluster.threads_per_worker,
                 slots_timeout_seconds=cluster.slots_timeout_seconds,
+                ports=cluster.ports,
+                interface=cluster.network_interface,
             )
         except DlsparkError as error:
             yield _finding("all-reduce", error)

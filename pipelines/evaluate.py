@@ -85,6 +85,8 @@ def run(config: Config, spark: SparkSession | None) -> EvaluateStageResult:
         start_timeout_seconds=config.cluster.start_timeout_seconds,
         threads_per_worker=config.cluster.threads_per_worker,
         stall_timeout_seconds=config.cluster.stall_timeout_seconds,
+        ports=config.cluster.ports,
+        interface=config.cluster.network_interface,
     )[0]
     _record(described, run_dir, config.split, manifest.classes, result, step=checkpoint.step)
     return EvaluateStageResult(

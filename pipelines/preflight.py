@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from dlspark import storage
 from dlspark.cluster.backends import choose_backend
-from dlspark.cluster.findings import Finding, judge, require_sound
+from dlspark.cluster.finding import Finding, require_sound
+from dlspark.cluster.findings import judge
 from dlspark.cluster.hosts import Survey, num_survey_tasks, survey_hosts
 from dlspark.cluster.preflight import Slots, require_slots
 from dlspark.cluster.versions import packages_in_use
@@ -91,6 +92,8 @@ def look_at_hosts(
         manifest=None if dataset is None else storage.join(dataset, MANIFEST_NAME),
         run_dir=run_dir,
         timeout_seconds=max(_LEAST_SURVEY_SECONDS, _LONGEST_SECONDS - waited_seconds),
+        ports=config.cluster.ports,
+        interface=config.cluster.network_interface,
     )
     packages = packages_in_use(backend=config.cluster.backend, reader=config.data.reader)
     return survey, judge(survey, packages=packages)

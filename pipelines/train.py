@@ -262,6 +262,8 @@ def _launch(config: Config, spark: SparkSession | None, task: WorkerTask, num_wo
         start_timeout_seconds=config.cluster.start_timeout_seconds,
         threads_per_worker=config.cluster.threads_per_worker,
         stall_timeout_seconds=config.cluster.stall_timeout_seconds,
+        ports=config.cluster.ports,
+        interface=config.cluster.network_interface,
     )
     result: TrainResult = results[0]
     return result

@@ -38,6 +38,22 @@ def add_and_copy(task: WorkerTask, communicator: Communicator) -> dict[str, Any]
     }
 
 
+def tell_network(task: WorkerTask, communicator: Communicator) -> dict[str, Any]:
+    """Use a collective, then tell on which ports this rank and its task listen, and from where it talks."""
+    import psutil
+    import torch
+
+    communicator.all_reduce_sum(torch.zeros(3))
+    own = psutil.Process().net_connections("tcp")
+    task_own = psutil.Process(os.getppid()).net_connections("tcp")
+    return {
+        "listens": [each.laddr.port for each in (*own, *task_own) if each.status == psutil.CONN_LISTEN],
+        "talks": sorted(
+            {each.laddr.ip.removeprefix("::ffff:") for each in own if each.status == psutil.CONN_ESTABLISHED}
+        ),
+    }
+
+
 def raise_on_rank_one(task: WorkerTask, communicator: Communicator) -> None:
     """Fail on one rank while the other waits in a collective."""
     import torch

@@ -6,15 +6,12 @@ error; what may do so later is a warning.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterator, Sequence
 
+from dlspark.cluster.connections import REFUSALS
+from dlspark.cluster.finding import Finding, by_value, named, some
 from dlspark.cluster.hosts import DriverRecord, HostRecord, Survey
 from dlspark.cluster.versions import MISSING
-from dlspark.errors import ClusterError
-
-Severity = Literal["error", "warning"]
 
 _GIB = 2**30
 _CLOCK_SECONDS = 2.0
@@ -22,25 +19,6 @@ _CLOCK_SECONDS = 2.0
 _LEAST_DISK_BYTES = 1 * _GIB
 _LEAST_SHARED_BYTES = _GIB // 4
 """NCCL passes data between the GPUs of a host through it; a container of Docker has 64 MiB."""
-_MOST_NAMED = 5
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """One thing that is not as it should be, and the line that repairs it."""
-
-    severity: Severity
-    subject: str
-    """What was looked at, in a word or two: a package, `clocks`, `disk`, `connections`, `dataset`."""
-    what: str
-    got: str
-    allowed: str | None = None
-    where: str
-    fix: str
-
-    def as_error(self) -> ClusterError:
-        """Return an error that says the same."""
-        return ClusterError(self.what, got=self.got, allowed=self.allowed, where=self.where, fix=self.fix)
 
 
 def judge(survey: Survey, *, packages: Sequence[str]) -> tuple[Finding, ...]:
@@ -53,6 +31,7 @@ def judge(survey: Survey, *, packages: Sequence[str]) -> tuple[Finding, ...]:
     driver, hosts = survey.driver, survey.hosts
     found = [
         *judge_versions(driver, hosts, packages),
+        *judge_listening(hosts),
         *judge_connections(driver, hosts),
         *judge_dataset(driver, hosts),
         *judge_run_dir(driver, hosts),
@@ -60,22 +39,6 @@ def judge(survey: Survey, *, packages: Sequence[str]) -> tuple[Finding, ...]:
         *judge_room(hosts),
     ]
     return tuple(sorted(found, key=lambda finding: finding.severity))
-
-
-def require_sound(findings: Sequence[Finding]) -> None:
-    """Return if there is no error among findings.
-
-    Raises:
-        ClusterError: there is; it lists all of them.
-    """
-    errors = [finding.as_error() for finding in findings if finding.severity == "error"]
-    if len(errors) == 1:
-        raise errors[0]
-    if not errors:
-        return
-    error = ClusterError(f"the cluster cannot do this, for {len(errors)} reasons")
-    error.args = ("\n".join((str(error), *(f"  {number}. {each}" for number, each in enumerate(errors, 1)))),)
-    raise error
 
 
 def judge_versions(
@@ -89,13 +52,13 @@ def judge_versions(
             continue
         # Spark itself refuses another minor version; of one, all releases read the same pickles.
         is_patch = name == "python" and all(_minor(host.versions[name]) == _minor(here) for host in different)
-        by_version = _by_value((host.versions[name], host.host) for host in different)
-        where = _named(host.host for host in different)
+        by_version = by_value((host.versions[name], host.host) for host in different)
+        where = named(host.host for host in different)
         yield Finding(
             severity="warning" if is_patch else "error",
             subject=name,
             what=f"{name} is another one on executors than on the driver",
-            got="; ".join(f"{version} on {_named(names)}" for version, names in by_version.items()),
+            got="; ".join(f"{version} on {named(names)}" for version, names in by_version.items()),
             allowed=f"{here}, as on the driver",
             where=where,
             fix=f"install {name} {here} for the Python of the executors on {where}",
@@ -110,8 +73,27 @@ def judge_versions(
                 subject="horovod",
                 what="Horovod was built without PyTorch on executors",
                 got="no library for PyTorch",
-                where=_named(without),
+                where=named(without),
                 fix="run `make setup` there, which builds it for this torch, or set cluster.backend=torch",
+            )
+
+
+def judge_listening(hosts: Sequence[HostRecord]) -> Iterator[Finding]:
+    """Find hosts that cannot listen as cluster.port_range and cluster.network_interface say."""
+    for key, (what, fix) in REFUSALS.items():
+        refused = {
+            host.host: host.cannot_listen[1]
+            for host in hosts
+            if host.cannot_listen and host.cannot_listen[0] == key
+        }
+        if refused:
+            yield Finding(
+                severity="error",
+                subject="connections",
+                what=what,
+                got=some([f"{got} on {host}" for host, got in refused.items()], "; "),
+                where=named(refused),
+                fix=fix,
             )
 
 
@@ -123,8 +105,8 @@ def judge_connections(driver: DriverRecord, hosts: Sequence[HostRecord]) -> Iter
             severity="warning",
             subject="connections",
             what="executors do not reach the driver, so whether they reach each other was not tried",
-            got=_some([f"{host}: {error}" for host, error in cut_off.items()], "; "),
-            where=_named(cut_off),
+            got=some([f"{host}: {error}" for host, error in cut_off.items()], "; "),
+            where=named(cut_off),
             fix=f"open the TCP ports of {driver.host} to the executors, or let spark.driver.host name an "
             "address of it that they have a route to",
         )
@@ -138,10 +120,11 @@ def judge_connections(driver: DriverRecord, hosts: Sequence[HostRecord]) -> Iter
             severity="error",
             subject="connections",
             what="executors do not reach each other",
-            got=_some(pairs, "; "),
-            where=_named(host.host for host in hosts if host.unreachable),
-            fix="open all TCP ports between the executors' hosts, and let each name or address of a host "
-            "(SPARK_LOCAL_IP there) be one that the others have a route to",
+            got=some(pairs, "; "),
+            where=named(host.host for host in hosts if host.unreachable),
+            fix="open all TCP ports between the executors' hosts (those of cluster.port_range, and those of "
+            "net.ipv4.ip_local_port_range, from which gloo and NCCL take theirs), and let each address of a "
+            "host (SPARK_LOCAL_IP or cluster.network_interface) be one that the others have a route to",
         )
 
 
@@ -150,13 +133,13 @@ def judge_dataset(driver: DriverRecord, hosts: Sequence[HostRecord]) -> Iterator
     if driver.dataset is None:
         return
     able = [host for host in hosts if host.versions["dlspark"] != MISSING]
-    for error, names in _by_value((host.dataset_error, host.host) for host in able).items():
+    for error, names in by_value((host.dataset_error, host.host) for host in able).items():
         if error is None:
             continue
         yield Finding(
             severity="error",
             subject="dataset",
-            what=f"executors cannot read the dataset: {_named(names)}",
+            what=f"executors cannot read the dataset: {named(names)}",
             got=error,
             where=driver.dataset,
             fix="put the dataset on storage that every executor reaches (a shared mount, s3://...), and "
@@ -167,7 +150,7 @@ def judge_dataset(driver: DriverRecord, hosts: Sequence[HostRecord]) -> Iterator
         yield Finding(
             severity="error",
             subject="dataset",
-            what=f"executors see another dataset at the same place: {_named(different)}",
+            what=f"executors see another dataset at the same place: {named(different)}",
             got="another manifest",
             allowed="the one that the driver reads",
             where=driver.dataset,
@@ -192,12 +175,12 @@ def judge_run_dir(driver: DriverRecord, hosts: Sequence[HostRecord]) -> Iterator
         )
         return
     able = [host for host in hosts if host.versions["dlspark"] != MISSING]
-    for error, names in _by_value((host.run_dir_error, host.host) for host in able).items():
+    for error, names in by_value((host.run_dir_error, host.host) for host in able).items():
         if error is not None:
             yield Finding(
                 severity="error",
                 subject="run directory",
-                what=f"executors cannot write into the run directory: {_named(names)}",
+                what=f"executors cannot write into the run directory: {named(names)}",
                 got=error,
                 where=where,
                 fix=f"give the executors' user the right to write there, or {shared}",
@@ -207,7 +190,7 @@ def judge_run_dir(driver: DriverRecord, hosts: Sequence[HostRecord]) -> Iterator
         yield Finding(
             severity="error",
             subject="run directory",
-            what=f"executors would write to a disk of their own: {_named(apart)}",
+            what=f"executors would write to a disk of their own: {named(apart)}",
             got="what the driver writes into the run directory is not there",
             where=where,
             fix=shared,
@@ -227,9 +210,9 @@ def judge_clocks(hosts: Sequence[HostRecord]) -> Iterator[Finding]:
             severity="warning",
             subject="clocks",
             what="clocks of executors differ from the driver's",
-            got=_some(list(off.values()), "; "),
+            got=some(list(off.values()), "; "),
             allowed=f"{_CLOCK_SECONDS:g} s",
-            where=_named(off),
+            where=named(off),
             fix="synchronise the clocks of these hosts and of the driver's (`chronyc makestep`)",
         )
 
@@ -247,9 +230,9 @@ def judge_room(hosts: Sequence[HostRecord]) -> Iterator[Finding]:
             severity="warning",
             subject="disk",
             what="there is little room on disks",
-            got=_some([f"{_gib(free)} free for {name}" for name, free in full.items()], "; "),
+            got=some([f"{_gib(free)} free for {name}" for name, free in full.items()], "; "),
             allowed=f"{_gib(_LEAST_DISK_BYTES)} or more",
-            where=_some(list(full), ", "),
+            where=some(list(full), ", "),
             fix="make room there, or let TMPDIR of executors and run_dir name larger disks",
         )
     small = {
@@ -264,29 +247,12 @@ def judge_room(hosts: Sequence[HostRecord]) -> Iterator[Finding]:
             severity="warning",
             subject="shared memory",
             what="there is little shared memory for GPUs of one host to talk through",
-            got=_some([f"{_gib(free)} free on {host}" for host, free in small.items()], "; "),
+            got=some([f"{_gib(free)} free on {host}" for host, free in small.items()], "; "),
             allowed=f"{_gib(_LEAST_SHARED_BYTES)} or more",
-            where=_named(small),
+            where=named(small),
             fix="start the containers with more of it (docker run --shm-size=1g; on Kubernetes, an emptyDir "
             "of medium Memory at /dev/shm)",
         )
-
-
-def _by_value(pairs: Iterable[tuple[str | None, str]]) -> Mapping[str | None, list[str]]:
-    """Return value -> the hosts that have it."""
-    hosts: dict[str | None, list[str]] = {}
-    for value, host in pairs:
-        hosts.setdefault(value, []).append(host)
-    return hosts
-
-
-def _named(hosts: Iterable[str]) -> str:
-    return _some(sorted(set(hosts)), ", ")
-
-
-def _some(parts: Sequence[str], separator: str) -> str:
-    rest = len(parts) - _MOST_NAMED
-    return separator.join((*parts[:_MOST_NAMED], *([f"and {rest} more"] if rest > 0 else [])))
 
 
 def _gib(num_bytes: int) -> str:

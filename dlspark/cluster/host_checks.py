@@ -1,14 +1,13 @@
 """What one Spark task finds out about its host, for the driver to judge.
 
-This file is shipped by value and needs the standard library and pyspark only: it must run, and say so, where
-dlspark is missing or another one. Storage is asked in threads that are left behind when they do not answer:
-a mount that hangs is then named like any other fault.
+This file is shipped by value, with `connections`, and needs the standard library and pyspark only: it must
+run, and say so, where dlspark is missing or another one. Storage is asked in threads that are left behind
+when they do not answer: a mount that hangs is then named like any other fault.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 import shutil
 import socket
@@ -16,20 +15,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from dlspark.cluster.connections import Ports, listening, meet_others
+
 MISSING = "missing"
 DRIVER_FILE = "driver"
 """Name of the file that the driver puts into the probe folder."""
-CONNECT_SECONDS = 3.0
 STORAGE_SECONDS = 6.0
-LONGEST_MEETING_SECONDS = 20.0
-_MOST_CONNECTIONS_AT_ONCE = 32
 
 
 def look_at_host(
@@ -37,6 +34,8 @@ def look_at_host(
     *,
     packages: Sequence[str],
     meeting: tuple[tuple[str, ...], int, str],
+    ports: Ports | None,
+    interface: str | None,
     manifest: str | None,
     run_dir: str | None,
     probe: str | None,
@@ -47,6 +46,8 @@ def look_at_host(
         rows: of the task's partition; not looked at.
         packages: whose versions are asked.
         meeting: with the other tasks; see `dlspark.cluster.meeting`.
+        ports: on which the ranks would listen; None: any.
+        interface: over which the ranks would talk; None: the one that leads to the address Spark knows.
         manifest: URL of the dataset's manifest; None: there is no dataset to read.
         run_dir: URL or path of the run directory, for the room on its disk; None: it is not looked at.
         probe: URL of a folder in the run directory, in which the driver has put `DRIVER_FILE`; None: none.
@@ -61,14 +62,18 @@ def look_at_host(
     addresses = [info.address.rpartition(":")[0].strip("[]") for info in context.getTaskInfos()]
     dataset = _Asked(lambda: _read_manifest(manifest))
     run = _Asked(lambda: (_use_probe(probe, task), free_bytes(run_dir)))
-    with socket.create_server(("", 0), backlog=max(128, len(addresses))) as listener:
-        met = meet_others(meeting, task, addresses, listener.getsockname()[1])
+    # One task of each host listens: a range need not hold more ports than a launch takes there.
+    ranges = dict.fromkeys((ports, None)) if addresses.index(addresses[task]) == task else ()
+    with listening(ranges, interface, addresses[task], backlog=max(128, len(addresses))) as place:
+        address, own_ports, cannot_listen = place
+        met = meet_others(meeting, task, address, own_ports)
     dataset_digest, dataset_error = dataset.answer(None)
     (sees_driver_file, run_dir_free_bytes), run_dir_error = run.answer((True, None))
     yield {
         "task": task,
         "host": socket.gethostname(),
-        "address": addresses[task],
+        "address": address,
+        "cannot_listen": cannot_listen,
         "versions": installed_versions(packages),
         "has_horovod_torch": has_horovod_torch(),
         "temporary_free_bytes": shutil.disk_usage(tempfile.gettempdir()).free,
@@ -117,82 +122,6 @@ def free_bytes(path: str | None) -> int | None:
         return None
     found = next(folder for folder in (Path(path), *Path(path).parents) if folder.exists())
     return shutil.disk_usage(found).free
-
-
-def meet_others(
-    meeting: tuple[tuple[str, ...], int, str], task: int, addresses: Sequence[str], port: int
-) -> dict[str, Any]:
-    """Tell the other tasks the port on which this one listens, connect to theirs, and compare clocks.
-
-    Returns:
-        Those that do not answer, why the driver does not, where they meet, and between which seconds this
-        clock is ahead of the driver's: what is received has been sent before, on either side.
-    """
-    driver_addresses, driver_port, word = meeting
-    error = ""
-    for address in driver_addresses:
-        try:
-            with socket.create_connection((address, driver_port), timeout=CONNECT_SECONDS) as connection:
-                connection.settimeout(LONGEST_MEETING_SECONDS)
-                lines = connection.makefile("rw", newline="\n")
-                lines.write(f"{word} {task} {port}\n")
-                lines.flush()
-                told = json.loads(lines.readline())
-                high = time.time() - told["now"]
-                ports = {int(other): number for other, number in told["ports"].items()}
-                unreachable = connect_to_others(task, addresses, ports)
-                sent = time.time()
-                lines.write("done\n")
-                lines.flush()
-                # Who listens must go on with it until the last one has tried to connect.
-                low = sent - float(lines.readline())
-                return {"unreachable": unreachable, "driver_error": None, "clock_seconds": (low, high)}
-        except (OSError, ValueError) as caught:
-            error = error or f"{source_towards(address)} -> {address}:{driver_port}: {caught}"
-    return {"unreachable": [], "driver_error": error, "clock_seconds": None}
-
-
-def connect_to_others(task: int, addresses: Sequence[str], ports: Mapping[int, int]) -> list[dict[str, Any]]:
-    """Connect to the first task at each address, and return those that do not answer.
-
-    Args:
-        task: number of this task.
-        addresses: of all tasks.
-        ports: task -> the port on which it listens.
-    """
-    came = sorted(ports)
-    firsts = [
-        other for place, other in enumerate(came) if _is_first(place, [addresses[each] for each in came])
-    ]
-    others = [other for other in firsts if other != task]
-
-    def connect(other: int) -> dict[str, Any] | None:
-        try:
-            socket.create_connection((addresses[other], ports[other]), timeout=CONNECT_SECONDS).close()
-        except OSError as error:
-            where = {"to_task": other, "port": ports[other], "source": source_towards(addresses[other])}
-            return {**where, "error": str(error) or type(error).__name__}
-        return None
-
-    if not others:
-        return []
-    with ThreadPoolExecutor(min(len(others), _MOST_CONNECTIONS_AT_ONCE)) as pool:
-        return [failed for failed in pool.map(connect, others) if failed is not None]
-
-
-def _is_first(place: int, values: Sequence[str]) -> bool:
-    return values[place] not in values[:place]
-
-
-def source_towards(address: str) -> str:
-    """Return the own address from which packets go to a host, `no route` where there is none."""
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            # A datagram socket that is connected has a route, and has sent nothing.
-            probe.connect((address, 9))
-            return str(probe.getsockname()[0])
-    except OSError:
-        return "no route"
 
 
 class _Asked:

@@ -18,7 +18,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dlspark import storage
-from dlspark.cluster import host_checks
+from dlspark.cluster import connections, host_checks
+from dlspark.cluster.connections import Ports
 from dlspark.cluster.failures import last_python_line
 from dlspark.cluster.meeting import open_meeting
 from dlspark.cluster.preflight import Slots
@@ -53,7 +54,9 @@ class HostRecord:
     task: int
     host: str
     address: str
-    """Under which Spark knows the executor, and the other ranks would connect to it."""
+    """That other ranks would connect to: of the interface that was named, or as Spark knows the executor."""
+    cannot_listen: tuple[str, str] | None
+    """Key of `connections.REFUSALS`, and its value with what is wrong with it there; None: it can."""
     versions: dict[str, str]
     """Of Python and of each package, `missing` where there is none."""
     has_horovod_torch: bool
@@ -111,6 +114,8 @@ def survey_hosts(
     manifest: str | None,
     run_dir: str | None,
     timeout_seconds: float,
+    ports: Ports | None = None,
+    interface: str | None = None,
 ) -> Survey:
     """Look at the executors' hosts from tasks that run at one time.
 
@@ -120,19 +125,27 @@ def survey_hosts(
         manifest: URL of the manifest of the dataset that the driver has read; None: no dataset.
         run_dir: URL of the run directory, in which files are made for a moment; None: none.
         timeout_seconds: how long it may take.
+        ports: of which driver and hosts listen on one; None: any.
+        interface: over which the hosts connect to each other; None: that of the address Spark knows.
 
     Raises:
-        ClusterError: the tasks do not start, do not end in time, or Python does not run in them.
+        ClusterError: the tasks do not start, do not end in time, or Python does not run in them; or no port
+            of the range is free on the driver.
         OSError: the driver cannot read the manifest.
     """
     started = time.monotonic()
     digest = None if manifest is None else hashlib.sha256(storage.read_bytes(manifest)).hexdigest()
     driver_host = spark.sparkContext.getConf().get("spark.driver.host") or socket.gethostname()
-    with _probe(run_dir) as (probe, run_dir_error), open_meeting(driver_host, num_tasks) as meeting:
+    with (
+        _probe(run_dir) as (probe, run_dir_error),
+        open_meeting(driver_host, num_tasks, ports) as meeting,
+    ):
         look = partial(
             host_checks.look_at_host,
             packages=PACKAGES,
             meeting=meeting,
+            ports=ports,
+            interface=interface,
             manifest=manifest,
             run_dir=run_dir,
             probe=probe,
@@ -246,11 +259,14 @@ def _collect(spark: SparkSession, look: Any, num_tasks: int, timeout_seconds: fl
 
 @contextlib.contextmanager
 def _shipped_by_value() -> Iterator[None]:
-    """Let Spark ship `host_checks` itself in place of its name."""
+    """Let Spark ship the code of these modules in place of their names."""
     from pyspark import cloudpickle
 
-    cloudpickle.register_pickle_by_value(host_checks)  # type: ignore[no-untyped-call]
+    shipped = (host_checks, connections)
+    for module in shipped:
+        cloudpickle.register_pickle_by_value(module)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        cloudpickle.unregister_pickle_by_value(host_checks)  # type: ignore[no-untyped-call]
+        for module in shipped:
+            cloudpickle.unregister_pickle_by_value(module)  # type: ignore[no-untyped-call]

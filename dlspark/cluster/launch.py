@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dlspark import storage
 from dlspark.cluster.backends import Backend, choose_backend
 from dlspark.cluster.communicator import LocalCommunicator
+from dlspark.cluster.connections import Ports
 from dlspark.cluster.failures import record_failure, recorded_error
 from dlspark.cluster.preflight import require_slots
 from dlspark.cluster.rank_job import run_rank_job
@@ -41,6 +42,8 @@ def launch(
     threads_per_worker: int | None,
     slots_timeout_seconds: float = 20.0,
     stall_timeout_seconds: float = 300.0,
+    ports: Ports | None = None,
+    interface: str | None = None,
 ) -> list[Any]:
     """Run `function(task, communicator)` on every rank and return the results in the order of ranks.
 
@@ -55,10 +58,14 @@ def launch(
         slots_timeout_seconds: how long to wait for free task slots, at most 25 s.
         stall_timeout_seconds: how long a rank may stand still until all leave their Python stacks and the
             late one is named; not watched with backend local, which has no second process.
+        ports: first and last of a range, of which one is for the ranks to meet; None: any.
+        interface: network interface over which the ranks meet and talk; None: the one that leads to another
+            rank's host. Neither is used with backend local.
 
     Raises:
         WorkerFailedError: a rank failed; its traceback is the error's note.
-        ClusterError: Horovod is not usable, slots are missing, or the ranks did not find each other in time.
+        ClusterError: Horovod is not usable, slots are missing, the ranks did not find each other in time, or
+            a host has no free port of the range or no such interface.
     """
     if backend == "local":
         if num_workers != 1:
@@ -82,6 +89,8 @@ def launch(
         threads_per_rank=threads_per_worker,
         stall_timeout_seconds=stall_timeout_seconds,
         failures=storage.join(storage.absolute(task.run_dir), "failures", attempt),
+        ports=ports,
+        interface=interface,
     )
 
 

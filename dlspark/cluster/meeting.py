@@ -1,4 +1,4 @@
-"""Where tasks that look at their hosts meet: a server on the driver that tells each the ports of the others.
+"""Where tasks that look at their hosts meet: a server on the driver that tells each where the others listen.
 
 Spark's own `BarrierTaskContext.allGather` sleeps a whole second in all tasks but the last that comes.
 """
@@ -19,6 +19,8 @@ from typing import Any, cast
 
 import psutil
 
+from dlspark.cluster.connections import CannotListenError, Ports, bind_in
+
 _log = logging.getLogger(__name__)
 
 MEET_SECONDS = 10.0
@@ -30,15 +32,23 @@ Meeting = tuple[tuple[str, ...], int, str]
 
 
 @contextlib.contextmanager
-def open_meeting(driver_host: str, num_tasks: int) -> Iterator[Meeting]:
+def open_meeting(driver_host: str, num_tasks: int, ports: Ports | None = None) -> Iterator[Meeting]:
     """Serve a meeting of tasks during the block, and give what they need to come.
 
     Args:
         driver_host: under which executors know the driver; the addresses of its interfaces are tried after.
         num_tasks: that are to come.
+        ports: of which the server takes one; None: any.
+
+    Raises:
+        ClusterError: none of them is free.
     """
     word = secrets.token_hex(16)
-    with _Server(num_tasks, word) as server:
+    try:
+        bound = bind_in(ports, lambda port: _Server(num_tasks, word, port))
+    except CannotListenError as error:
+        raise error.as_cluster_error() from error
+    with bound as server:
         threading.Thread(
             target=server.serve_forever, args=(0.05,), name="dlspark-meeting", daemon=True
         ).start()
@@ -55,14 +65,16 @@ def _own_addresses() -> list[str]:
 
 
 class _Server(socketserver.ThreadingTCPServer):
+    # Connections of the meeting before, which the kernel still remembers, do not take its port.
+    allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
     request_queue_size = 256
 
-    def __init__(self, num_tasks: int, word: str) -> None:
-        super().__init__(("", 0), _Guest)
+    def __init__(self, num_tasks: int, word: str, port: int) -> None:
+        super().__init__(("", port), _Guest)
         self.word = word
-        self.ports: dict[int, int] = {}
+        self.places: dict[int, tuple[str, list[int]]] = {}
         self.all_came = threading.Barrier(num_tasks, timeout=MEET_SECONDS)
         self.all_done = threading.Barrier(num_tasks, timeout=MEET_SECONDS)
 
@@ -75,14 +87,14 @@ class _Guest(socketserver.StreamRequestHandler):
     timeout = 2 * MEET_SECONDS
 
     def handle(self) -> None:
-        """Take a task's port, tell it those of all and the time, and let it go when all have used them."""
+        """Take where a task listens, tell it where all do and the time, and let it go when all have tried."""
         server = cast("_Server", self.server)
-        word, task, port = self.rfile.readline(_LONGEST_LINE).decode().split()
+        word, task, address, *ports = self.rfile.readline(_LONGEST_LINE).decode().split()
         if not hmac.compare_digest(word, server.word):
             return
-        server.ports[int(task)] = int(port)
+        server.places[int(task)] = (address, [int(port) for port in ports])
         _wait(server.all_came)
-        self.wfile.write(f"{json.dumps({'ports': server.ports, 'now': time.time()})}\n".encode())
+        self.wfile.write(f"{json.dumps({'places': server.places, 'now': time.time()})}\n".encode())
         self.rfile.readline(_LONGEST_LINE)
         done = time.time()
         _wait(server.all_done)

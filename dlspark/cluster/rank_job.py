@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle  # type: ignore[import-untyped]
 
+from dlspark.cluster.connections import Ports
 from dlspark.cluster.failures import explain_failure, read_failures, read_hosts, spark_job_error
 from dlspark.cluster.rank_task import RankEnd, run_task
 from dlspark.cluster.seat import Joined
@@ -45,6 +46,8 @@ def run_rank_job(
     threads_per_rank: int | None,
     stall_timeout_seconds: float,
     failures: str,
+    ports: Ports | None = None,
+    interface: str | None = None,
 ) -> list[Any]:
     """Run `function(task, communicator)` on `num_ranks` processes; return results by rank.
 
@@ -58,10 +61,13 @@ def run_rank_job(
         threads_per_rank: torch threads of each; None shares the cores of a host among its ranks.
         stall_timeout_seconds: how long a rank may stand still; see `RankWatch`.
         failures: folder for the records of failures, writable from all ranks.
+        ports: of which one is for the ranks to meet; None: any.
+        interface: over which the ranks meet and talk; None: the one that leads to another rank's host.
 
     Raises:
         WorkerFailedError: a rank failed.
-        ClusterError: the ranks did not start or did not find each other.
+        ClusterError: the ranks did not start or did not find each other, or a host has no free port of the
+            range or no such interface.
     """
     run = partial(
         run_task,
@@ -71,6 +77,8 @@ def run_rank_job(
         threads=threads_per_rank,
         timeout_seconds=start_timeout_seconds,
         stall_timeout_seconds=stall_timeout_seconds,
+        ports=ports,
+        interface=interface,
     )
     job = _Job(spark, run, num_ranks)
     try:
@@ -79,6 +87,8 @@ def run_rank_job(
         # Also on Ctrl-C and SIGTERM, which arrive here since the job runs in a thread of its own.
         job.end()
     ends = sorted(job.ends, key=lambda end: end.rank)
+    if refusals := [end.refusal for end in ends if end.refusal is not None]:
+        raise refusals[0]
     output = [line for end in ends for line in end.output]
     for line in output:
         _rank_log.log(logging.WARNING if line.startswith("[rank ") else logging.DEBUG, "%s", line)

@@ -14,17 +14,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import psutil
 
-from dlspark.cluster.host_checks import source_towards
+from dlspark.cluster.connections import CannotListenError, Ports, interface_address, source_towards
 from dlspark.cluster.rank import note_end, share_of_cores
 from dlspark.cluster.seat import Joined, Seat, horovod_environment, meeting_place, tasks_by_host
 from dlspark.cluster.supervise import as_shell_code
 from dlspark.cluster.watch import RankWatch
 from dlspark.cluster.whereabouts import Board
+from dlspark.errors import ClusterError
+
+if TYPE_CHECKING:
+    from pyspark import BarrierTaskContext
 
 _NUM_LAST_LINES = 40
 _MAX_OUTPUT_BYTES = 65536
@@ -58,6 +63,8 @@ class RankEnd:
     """cloudpickle of what the function returned; None if the rank failed, and has a record of that."""
     output: tuple[str, ...]
     """The last lines that the rank wrote."""
+    refusal: ClusterError | None = None
+    """Why no rank was started: the host of this one cannot listen as it should."""
 
 
 def run_task(
@@ -69,6 +76,8 @@ def run_task(
     threads: int | None,
     timeout_seconds: float,
     stall_timeout_seconds: float,
+    ports: Ports | None,
+    interface: str | None,
 ) -> Iterator[RankEnd]:
     """Run one rank, in a task of a barrier stage.
 
@@ -80,33 +89,70 @@ def run_task(
         threads: torch threads of the rank; None shares the cores of a host among its ranks.
         timeout_seconds: how long the ranks may take to find each other.
         stall_timeout_seconds: see `RankWatch`.
+        ports: of which one is for the ranks to meet; None: any.
+        interface: over which the ranks meet and talk; None: the one that leads to another rank's host.
 
     Yields:
         How the rank ended.
     """
     from pyspark import BarrierTaskContext
 
-    context = BarrierTaskContext.get()
-    found = [info.address.rpartition(":")[0] for info in context.getTaskInfos()]
-    tasks = tasks_by_host(found)
-    rank = tasks.index(context.partitionId())
-    with meeting_place(joined, is_first=rank == 0) as (port, listener):
-        ports = context.allGather(str(port))
-        gpus = context.resources().get("gpu")
-        seat = Seat(
-            rank=rank,
-            hosts=tuple(found[task] for task in tasks),
-            gpus=tuple(gpus.addresses) if gpus else (),
-            meeting_port=int(ports[tasks[0]]),
-            meeting_socket=listener,
-        )
+    with ExitStack() as stack:
+        seat = _take_seat(stack, BarrierTaskContext.get(), joined, ports=ports, interface=interface)
+        if isinstance(seat, RankEnd):
+            yield seat
+            return
         yield _run_process(
             *(call, seat, joined),
             failures=failures,
             threads=threads,
             timeout_seconds=timeout_seconds,
             stall_timeout_seconds=stall_timeout_seconds,
+            interface=interface,
         )
+
+
+def _take_seat(
+    stack: ExitStack,
+    context: BarrierTaskContext,
+    joined: Joined,
+    *,
+    ports: Ports | None,
+    interface: str | None,
+) -> Seat | RankEnd:
+    """Return the seat of this task's rank, after all tasks have theirs; or why there is none.
+
+    Args:
+        stack: closes the meeting place of the ranks.
+        context: of the task.
+        joined: what joins the ranks.
+        ports: of which one is for the ranks to meet; None: any.
+        interface: whose address the ranks meet at; None: the one that Spark knows.
+    """
+    found = [info.address.rpartition(":")[0] for info in context.getTaskInfos()]
+    tasks = tasks_by_host(found)
+    rank = tasks.index(context.partitionId())
+    place, listener, refusal = "", None, None
+    try:
+        address = found[context.partitionId()] if interface is None else interface_address(interface)
+        port, listener = stack.enter_context(meeting_place(joined, is_first=rank == 0, ports=ports))
+        place = f"{address}:{port}"
+    except CannotListenError as error:
+        refusal = error.as_cluster_error()
+    # A task that has no place says so here too, since the others wait for its word.
+    places = context.allGather(place)
+    if not all(places):
+        return RankEnd(rank=rank, result=None, output=(), refusal=refusal)
+    meeting_host, _, meeting_port = places[tasks[0]].rpartition(":")
+    gpus = context.resources().get("gpu")
+    return Seat(
+        rank=rank,
+        hosts=tuple(found[task] for task in tasks),
+        gpus=tuple(gpus.addresses) if gpus else (),
+        meeting_host=meeting_host,
+        meeting_port=int(meeting_port),
+        meeting_socket=listener,
+    )
 
 
 def _run_process(
@@ -118,6 +164,7 @@ def _run_process(
     threads: int | None,
     timeout_seconds: float,
     stall_timeout_seconds: float,
+    interface: str | None,
 ) -> RankEnd:
     # Files without a name: whatever ends this process, nothing of them stays on the disk.
     with tempfile.TemporaryFile() as result, tempfile.TemporaryFile() as output, Board() as board:
@@ -148,7 +195,7 @@ def _run_process(
             stdout=output,
             stderr=subprocess.STDOUT,
             pass_fds=kept,
-            env=_environment(seat, joined, timeout_seconds),
+            env=_environment(seat, joined, timeout_seconds, interface),
         )
         with watch.over(process.pid):
             process.communicate(pickle.dumps(order))
@@ -167,14 +214,17 @@ def _run_process(
         return RankEnd(rank=seat.rank, result=None, output=lines)
 
 
-def _environment(seat: Seat, joined: Joined, timeout_seconds: float) -> dict[str, str]:
+def _environment(seat: Seat, joined: Joined, timeout_seconds: float, interface: str | None) -> dict[str, str]:
     """Return the variables of the rank's process, which imports what Spark shipped for this one."""
     values = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    gloo = "HOROVOD_GLOO_IFACE" if joined == "horovod" else "GLOO_SOCKET_IFNAME"
     others = [host for host in seat.hosts if host != seat.host]
-    interface = interface_towards(others[0]) if others else None
     if interface is not None:
+        # NCCL takes each name that begins so, unless it is told that this is all of it.
+        values |= {gloo: interface, "NCCL_SOCKET_IFNAME": f"={interface}"}
+    elif others and (found := interface_towards(others[0])) is not None:
         # Gloo would take the one that the name of the host leads to, which is often the loopback.
-        values.setdefault("HOROVOD_GLOO_IFACE" if joined == "horovod" else "GLOO_SOCKET_IFNAME", interface)
+        values.setdefault(gloo, found)
     if joined == "horovod":
         values |= horovod_environment(seat, timeout_seconds=timeout_seconds)
     return values

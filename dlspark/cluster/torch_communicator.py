@@ -61,7 +61,7 @@ class TorchCommunicator:
         seat = self._seat
         try:
             store = torch.distributed.TCPStore(  # type: ignore[attr-defined]
-                seat.hosts[0],
+                seat.meeting_host,
                 seat.meeting_port,
                 seat.size,
                 is_master=seat.rank == 0,
@@ -75,8 +75,8 @@ class TorchCommunicator:
             raise ClusterError(
                 f"the {seat.size} ranks do not reach each other",
                 got=(str(error).splitlines() or [type(error).__name__])[0],
-                where=f"rank 0's store at {seat.hosts[0]}:{seat.meeting_port}",
-                fix="open the ports between the executors, or name the network in GLOO_SOCKET_IFNAME",
+                where=f"rank 0's store at {seat.meeting_host}:{seat.meeting_port}",
+                fix="open the TCP ports between executors, or name a network in cluster.network_interface",
             ) from error
         self._distributed = torch.distributed
         return self

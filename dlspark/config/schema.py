@@ -6,9 +6,10 @@ only pipelines/, dlspark.worker and dlspark.recipe unpack them: the rooms below 
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dlspark.config.checkpoint_section import CheckpointConfig
 from dlspark.config.compare_section import CompareConfig
@@ -22,6 +23,9 @@ from dlspark.config.schedule_sections import ConstantConfig, ScheduleConfig
 from dlspark.config.section import Count, Positive, Section
 from dlspark.config.train_sections import RegularizeConfig, TrainConfig
 from dlspark.config.transfer_section import TransferConfig
+
+_FIRST_PORT, _LAST_PORT = 1024, 65535
+"""Those that need no right of their own to listen on."""
 
 
 class ClusterConfig(Section):
@@ -49,6 +53,35 @@ class ClusterConfig(Section):
     first step is done, a worker has four times as long. Not watched with backend=local."""
     threads_per_worker: Count | None = None
     """torch threads of a worker; null: the host's cores shared by the workers on it."""
+    port_range: str | None = None
+    """First and last port that dlspark listens on, on driver and executors, as 40000-40100, in [1024, 65535];
+    null: any that is free. A run takes one on a host at a time, two where the driver is on it too. gloo and
+    NCCL join the workers on ports that the kernel chooses, so a firewall between executors must let those of
+    net.ipv4.ip_local_port_range through too."""
+    network_interface: str | None = None
+    """Interface, as eth0, over which workers find and talk to each other, of one name on all their hosts;
+    null: the one that leads to another worker's host."""
+
+    @property
+    def ports(self) -> tuple[int, int] | None:
+        """The first and the last port of `port_range`; None: any port."""
+        if self.port_range is None:
+            return None
+        first, last = self.port_range.split("-")
+        return int(first), int(last)
+
+    @field_validator("port_range")
+    @classmethod
+    def _is_a_range(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        match = re.fullmatch(r"(\d{1,5})-(\d{1,5})", value)
+        if match is None or not _FIRST_PORT <= int(match[1]) <= int(match[2]) <= _LAST_PORT:
+            raise ValueError(
+                f"got {value!r}; write the first and the last port as 40000-40100, both in "
+                f"[{_FIRST_PORT}, {_LAST_PORT}]"
+            )
+        return value
 
 
 class TrackingConfig(Section):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import socket
 import time
@@ -18,6 +19,7 @@ from dlspark.cluster.session import spark_session
 from dlspark.contracts import WorkerTask
 from dlspark.errors import ClusterError, WorkerFailedError
 from tests import workers
+from tests.free_ports import free_range
 from tests.rank_processes import assert_nothing_is_left
 
 if TYPE_CHECKING:
@@ -67,6 +69,37 @@ def test_results_come_by_rank_and_the_collectives_are_right(
     assert (first["threads"], first["local_size"], first["split"]) == (1, 2, "test")
     assert capfd.readouterr().out == "", "something of the job reached stdout"
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert_nothing_is_left(session, _MARK)
+
+
+def test_the_ranks_meet_on_the_ports_and_talk_over_the_network_that_are_named(
+    session: SparkSession, task: WorkerTask
+) -> None:
+    ports = free_range(1)
+    first, second = _launch("tell_network", task, session, ports=ports, interface="lo")
+    assert ports[0] in first["listens"]
+    assert ports[0] not in second["listens"]
+    # Left alone, Gloo takes the interface that the name of the host leads to.
+    assert first["talks"] == second["talks"] == ["127.0.0.1"]
+
+
+@pytest.mark.parametrize("named", ["ports", "interface"])
+def test_a_host_that_cannot_listen_as_asked_is_one_error_before_any_rank_runs(
+    session: SparkSession, task: WorkerTask, named: str
+) -> None:
+    first, last = ports = free_range(2)
+    options: dict[str, Any] = {"ports": {"ports": ports}, "interface": {"interface": "ib7"}}[named]
+    said = {"ports": f"cluster.port_range is free; got {first}-{last}, ", "interface": "got ib7, of "}[named]
+    with (
+        socket.create_server(("", first)),
+        socket.create_server(("", last)),
+        pytest.raises(ClusterError, match=re.escape(said)) as caught,
+    ):
+        _launch("tell_network", task, session, **options)
+    assert socket.gethostname() in str(caught.value)
+    assert " Fix: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not Path(task.run_dir).exists(), "a rank was started"
     assert_nothing_is_left(session, _MARK)
 
 

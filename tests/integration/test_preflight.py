@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import socket
 import stat
 import subprocess
 import sys
@@ -16,18 +17,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
 from dlspark import storage
+from dlspark.cluster.finding import Finding
 from dlspark.cluster.hosts import PROBE_PREFIX, Survey, survey_hosts
 from dlspark.cluster.preflight import count_slots, require_slots
 from dlspark.cluster.versions import driver_versions
+from dlspark.config import Config
 from dlspark.config.compose import compose
 from dlspark.data.manifest import MANIFEST_NAME
 from dlspark.errors import ClusterError
 from pipelines import ingest, train
-from pipelines.preflight import require_workers
+from pipelines.preflight import look_at_hosts, require_workers
 from pipelines.run_directory import find_run
+from tests.free_ports import free_range, other_interface
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -68,6 +73,38 @@ def test_one_job_tells_all_of_each_host(spark: SparkSession, dataset: str, tmp_p
         assert -survey.seconds < low <= 0 <= high < survey.seconds, "it is the clock of the driver itself"
         assert host.temporary_free_bytes > 0
     assert not (tmp_path / "run").exists(), "looking made a run directory"
+
+
+def test_hosts_try_each_other_on_the_ports_and_the_network_that_are_named(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    ports = free_range(2)
+    interface, address = other_interface()
+    config = compose(
+        [
+            *("cluster.backend=torch", f"cluster.port_range={ports[0]}-{ports[1]}"),
+            f"cluster.network_interface={interface}",
+        ]
+    )
+
+    def look(config: Config) -> tuple[Survey, list[Finding]]:
+        slots = require_slots(spark, 2, 20)
+        survey, findings = look_at_hosts(config, spark, slots, dataset=None, run_dir=str(tmp_path / "run"))
+        return survey, [finding for finding in findings if finding.severity == "error"]
+
+    survey, errors = look(config)
+    assert errors == []
+    assert {host.address for host in survey.hosts} == {address}
+    # The driver listens on the other one, so that none is left for the task on its host.
+    with socket.create_server(("", ports[1])):
+        _, (error,) = look(config)
+    told = str(error.as_error())
+    assert told.startswith("no port of cluster.port_range is free; got ")
+    for part in (f"{ports[0]}-{ports[1]}", socket.gethostname(), "Fix: name a larger or another range"):
+        assert part in told
+    nowhere = config.cluster.model_copy(update={"network_interface": "ib7"})
+    _, (error,) = look(config.model_copy(update={"cluster": nowhere}))
+    assert f"ib7, of {', '.join(psutil.net_if_addrs())} on {socket.gethostname()}" in error.got
 
 
 def test_a_look_takes_little_more_than_a_job_that_does_nothing(
@@ -171,7 +208,8 @@ def test_tasks_that_do_not_start_are_an_error_in_time(
 _WITHOUT_DLSPARK = """
 import sys
 from pyspark.sql import SparkSession
-from dlspark.cluster.findings import judge, require_sound
+from dlspark.cluster.finding import require_sound
+from dlspark.cluster.findings import judge
 from dlspark.cluster.hosts import survey_hosts
 from dlspark.cluster.versions import packages_in_use
 from dlspark.errors import ClusterError

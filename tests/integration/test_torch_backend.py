@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import time
@@ -17,11 +18,12 @@ from dlspark.cluster.launch import launch
 from dlspark.cluster.preflight import require_slots
 from dlspark.config.compose import compose
 from dlspark.contracts import WorkerTask
-from dlspark.errors import LostWorkerError, WorkerFailedError
+from dlspark.errors import ClusterError, LostWorkerError, WorkerFailedError
 from dlspark.tracking.journal import metric_history, read_events
 from dlspark.training.checkpoint import load_checkpoint
 from pipelines import evaluate, ingest, train
 from tests import workers
+from tests.free_ports import free_range, other_interface
 from tests.rank_processes import assert_nothing_is_left
 
 if TYPE_CHECKING:
@@ -67,6 +69,37 @@ def test_results_come_by_rank_and_the_collectives_are_right(
     assert (first["threads"], first["local_size"], first["split"]) == (1, 2, "test")
     assert capfd.readouterr().out == "", "something of the job reached stdout"
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert_nothing_is_left(spark, _MARK)
+
+
+@pytest.mark.parametrize(("interface", "address"), sorted({("lo", "127.0.0.1"), other_interface()}))
+def test_the_ranks_meet_on_the_ports_and_talk_over_the_network_that_are_named(
+    spark: SparkSession, task: WorkerTask, interface: str, address: str
+) -> None:
+    ports = free_range(1)
+    first, second = _launch(workers.tell_network, task, spark, ports=ports, interface=interface)
+    assert ports[0] in first["listens"]
+    assert ports[0] not in second["listens"]
+    assert first["talks"] == second["talks"] == [address]
+
+
+@pytest.mark.parametrize("named", ["ports", "interface"])
+def test_a_host_that_cannot_listen_as_asked_is_one_error_before_any_rank_runs(
+    spark: SparkSession, task: WorkerTask, named: str
+) -> None:
+    first, last = ports = free_range(2)
+    options: dict[str, Any] = {"ports": {"ports": ports}, "interface": {"interface": "ib7"}}[named]
+    said = {"ports": f"cluster.port_range is free; got {first}-{last}, ", "interface": "got ib7, of "}[named]
+    with (
+        socket.create_server(("", first)),
+        socket.create_server(("", last)),
+        pytest.raises(ClusterError, match=re.escape(said)) as caught,
+    ):
+        _launch(workers.tell_network, task, spark, **options)
+    assert socket.gethostname() in str(caught.value)
+    assert " Fix: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not Path(task.run_dir).exists(), "a rank was started"
     assert_nothing_is_left(spark, _MARK)
 
 

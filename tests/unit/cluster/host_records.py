@@ -17,6 +17,7 @@ def host_record(task: int, **changes: Any) -> HostRecord:
         task=task,
         host=f"host-{task}",
         address=f"10.0.0.{task}",
+        cannot_listen=None,
         versions=VERSIONS,
         has_horovod_torch=True,
         clock_seconds=(-0.3, 0.2),

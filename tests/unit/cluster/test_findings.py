@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from dlspark.cluster.findings import Finding, judge, require_sound
+from dlspark.cluster.finding import Finding, require_sound
+from dlspark.cluster.findings import judge
 from dlspark.cluster.hosts import DriverRecord, HostRecord, Unreachable
 from dlspark.cluster.versions import MISSING, packages_in_use
 from dlspark.errors import ClusterError
@@ -49,6 +50,18 @@ _DOUBTFUL: list[tuple[dict[str, Any], str, str, str]] = [
     ({"dataset_digest": "other"}, "error", "dataset", "another manifest"),
     ({"run_dir_error": "OSError: read-only"}, "error", "run directory", "OSError: read-only"),
     ({"sees_driver_file": False}, "error", "run directory", "is not there"),
+    (
+        {"cannot_listen": ("cluster.port_range", "7000-7001, x")},
+        "error",
+        "connections",
+        "7000-7001, x on host-1",
+    ),
+    (
+        {"cannot_listen": ("cluster.network_interface", "ib0, of lo")},
+        "error",
+        "connections",
+        "ib0, of lo on h",
+    ),
 ]
 
 

@@ -121,6 +121,12 @@ def test_local_backend_means_one_worker_and_says_so(caplog: pytest.LogCaptureFix
     assert "cluster.workers=1" in caplog.text
 
 
+def test_a_range_of_ports_is_its_first_and_last() -> None:
+    assert compose(["cluster.port_range=40000-40100"]).cluster.ports == (40000, 40100)
+    assert compose(["cluster.port_range=1024-65535"]).cluster.ports == (1024, 65535)
+    assert compose([]).cluster.ports is None
+
+
 def test_local_backend_refuses_more_workers_that_were_asked_for() -> None:
     (problem,) = _problems("cluster.backend=local", "cluster.workers=4")
     assert "cluster.backend=local" in problem
@@ -189,6 +195,10 @@ def test_all_problems_come_at_once() -> None:
         ("model.hidden=[3]", ("model.hidden: not a key of model=mnist_cnn", "model=mlp")),
         ("train=3", ("train: is a section", "train.epochs=")),
         ("train.epochs=1,2", ("train.epochs: not a value",)),
+        ("cluster.port_range=40000", ("cluster.port_range: got '40000'", "as 40000-40100", "[1024, 65535]")),
+        ("cluster.port_range=80-90", ("cluster.port_range: got '80-90'",)),
+        ("cluster.port_range=41000-40000", ("cluster.port_range: got '41000-40000'",)),
+        ("cluster.port_range=40000-99999", ("cluster.port_range: got '40000-99999'",)),
         ("source=${oc.env:DLSPARK_IS_NOT_SET}", ("source:", "DLSPARK_IS_NOT_SET")),
     ],
 )
