@@ -138,7 +138,7 @@ class Communicator(Protocol):
         ...
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Replace `tensor` (contiguous; float32, float64, int64) by its sum over ranks; return it."""
+        """Replace `tensor` (contiguous; float16 to float64, int64) by its sum over ranks; return it."""
         ...
 
     def broadcast(self, tensor: torch.Tensor) -> torch.Tensor:

@@ -126,6 +126,7 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
             base_lr=base_lr_of(config, communicator.size),
             precision=precision,
             device=device,
+            compression=config.train.gradient_compression,
             options=step_options_of(
                 config,
                 class_rows=manifest.splits["train"].class_rows,

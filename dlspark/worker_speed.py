@@ -47,4 +47,5 @@ def run_steps(task: WorkerTask, communicator: Communicator) -> StepSpeed:
         precision=choose_precision(config.train.precision, device),
         device=device,
         seconds=_SECONDS,
+        compression=config.train.gradient_compression,
     )

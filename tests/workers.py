@@ -19,7 +19,7 @@ def add_and_copy(task: WorkerTask, communicator: Communicator) -> dict[str, Any]
     import torch
 
     sums = []
-    for dtype in (torch.float32, torch.float64, torch.int64):
+    for dtype in (torch.float16, torch.float32, torch.float64, torch.int64):
         for turn in range(3):
             tensor = torch.full((4,), communicator.rank + 1 + turn, dtype=dtype)
             sums.append(communicator.all_reduce_sum(tensor).tolist())

@@ -54,7 +54,7 @@ class HorovodCommunicator:
         self._horovod.shutdown()
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Replace `tensor` (contiguous; float32, float64, int64) in place by its sum; return it."""
+        """Replace `tensor` (contiguous; float16 to float64, int64) in place by its sum; return it."""
         hvd = self._horovod
         with self.whereabouts.communicating():
             summed: torch.Tensor = hvd.allreduce_(tensor, op=hvd.Sum, name=_name("all_reduce_sum", tensor))

@@ -89,7 +89,7 @@ class TorchCommunicator:
             self._distributed.destroy_process_group()
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
-        """Replace `tensor` (contiguous; float32, float64, int64) in place by its sum; return it."""
+        """Replace `tensor` (contiguous; float16 to float64, int64) in place by its sum; return it."""
         with _naming_lost_peers(), self.whereabouts.communicating():
             self._distributed.all_reduce(tensor)
         return tensor

@@ -32,6 +32,9 @@ class TrainConfig(Section):
     sync_batch_norm: bool = False
     """Batch normalisation over the rows of all workers, at two small all-reduces a layer and step; else each
     worker normalises by its own rows."""
+    gradient_compression: Literal["none", "fp16"] = "none"
+    """fp16: gradients go between workers in half precision, half the bytes, with a loss scale that keeps them
+    within its range; the curves of any number of workers are then close, not equal. none: fp32."""
     top_k: Annotated[int, Field(ge=2)] | None = 5
     """A row counts in the top-k accuracy if its class is among its k largest outputs; null, or not fewer
     than the classes: not counted."""

@@ -2,9 +2,10 @@
 
 Each global step, every rank sums the loss over its own rows and divides by the rows of the whole global
 batch; one all-reduce sums gradients, loss and correct rows. So unequal ranks, and ranks without rows, weigh
-what they should. Collectives of an epoch: one for each step, one more for a measured step, two for the
-buffers of batch normalisation (none without them), one for the evaluation, one for each comparison of the
-replicas and each checkpoint: the same on every rank, since what a rank asks for travels with the gradients.
+what they should. Collectives of an epoch: one for each step (two with compression), one more for a measured
+step, two for the buffers of batch normalisation (none without them), one for the evaluation, one for each
+comparison of the replicas and each checkpoint: the same on every rank, since what a rank asks for travels
+with the gradients.
 """
 
 from __future__ import annotations

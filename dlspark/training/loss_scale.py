@@ -1,9 +1,10 @@
 """The factor on the loss that keeps fp16 gradients from vanishing, found while training.
 
 fp16 has no numbers below 6e-8, where many gradients are; a loss that is multiplied by 2^16 has gradients that
-can be stored, and their sum is divided again in fp32 (Micikevicius et al. 2018, arXiv:1710.03740, section
-3.2). Where the factor is too large a gradient becomes infinite: that step is left out and the factor halved.
-It is looked at after the all-reduce, so every rank comes to the same end. bf16 needs none of this.
+can be stored and sent, and their sum is divided again in fp32 (Micikevicius et al. 2018, arXiv:1710.03740,
+section 3.2). Where the factor is too large a gradient becomes infinite: that step is left out and the factor
+halved; at 1 it is followed, and the training ends as one without a factor does. It is looked at after the
+all-reduce, so every rank comes to the same end. bf16 needs none of this.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class LossScale:
         self._num_good_steps = 0
 
     def unscale(self, gradients: GradientBuffer) -> bool:
-        """Divide the gradients by the factor; return whether they are finite, and so may be followed.
+        """Divide the gradients by the factor; return whether to follow them: they are finite, or it was 1.
 
         After 2,000 steps in a row with finite gradients the factor doubles.
 
@@ -39,7 +40,9 @@ class LossScale:
         """
         gradients.values.div_(self.value)
         if not bool(torch.isfinite(gradients.values).all()):
-            self.value, self._num_good_steps = max(self.value / 2, _LEAST), 0
+            if self.value <= _LEAST:
+                return True
+            self.value, self._num_good_steps = self.value / 2, 0
             _LOGGER.info("a step is left out: its fp16 gradient is not finite; loss scale %g now", self.value)
             return False
         self._num_good_steps += 1

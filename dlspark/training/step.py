@@ -68,7 +68,7 @@ def train_step(
     weights: WeightProbe | None = None,
     compiled: Forward | None = None,
 ) -> StepResult:
-    """Make one optimizer step from the rows of all ranks. A collective: one all-reduce.
+    """Make one optimizer step from the rows of all ranks. A collective: one all-reduce, compressed two.
 
     Args:
         model: [b, C, H, W] -> logits [b, K], in training mode, on the device of `gradients`.
@@ -81,7 +81,8 @@ def train_step(
         momentum: of this step; None: the optimizer's own.
         options: what else is done.
         average: takes the new weights in.
-        scale: of the loss, for fp16; the weights stay as they are where it was too large. None: none.
+        scale: of the loss, for gradients in fp16; the weights stay as they are where it was too large. None:
+            none.
         ask: what this rank asks for after the step; the all-reduce carries it, so that all ranks agree.
         weights: notes gradients and weights before they change; None on most steps.
         compiled: the network through torch.compile, for steps whose layers are not measured: hooks do not

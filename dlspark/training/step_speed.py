@@ -11,7 +11,7 @@ from torch import nn
 
 from dlspark.contracts import Batch, Communicator
 from dlspark.training.frozen import train_mode
-from dlspark.training.gradients import GradientBuffer
+from dlspark.training.gradients import Compression, GradientBuffer
 from dlspark.training.precision import Precision
 from dlspark.training.step import train_step
 
@@ -37,6 +37,7 @@ def measure_steps(
     precision: Precision,
     device: torch.device,
     seconds: float,
+    compression: Compression = "none",
 ) -> StepSpeed:
     """Return how fast optimizer steps on one batch are, without data to wait for. A collective.
 
@@ -48,9 +49,10 @@ def measure_steps(
         precision: of the forward pass.
         device: where the network is.
         seconds: about so long, after three steps to warm up and one to measure by.
+        compression: of the gradients between the ranks.
     """
     train_mode(model)
-    gradients = GradientBuffer(model, device)
+    gradients = GradientBuffer(model, device, compression=compression)
 
     def run(num_steps: int) -> StepSpeed:
         started, communicating = time.perf_counter(), 0.0

@@ -17,7 +17,7 @@ from dlspark.training.checkpoint_writer import Checkpoints
 from dlspark.training.diagnostics import Diagnostics, DiagnosticsOptions
 from dlspark.training.early_stopping import EarlyStopping
 from dlspark.training.epochs import Training, end_epoch, run_epoch
-from dlspark.training.gradients import GradientBuffer
+from dlspark.training.gradients import Compression, GradientBuffer
 from dlspark.training.loss_scale import LossScale
 from dlspark.training.metrics import Figures
 from dlspark.training.named_optimizer import NamedOptimizer
@@ -71,6 +71,7 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
     base_lr: float,
     precision: Precision,
     device: torch.device,
+    compression: Compression = "none",
     options: StepOptions = StepOptions(),  # noqa: B008 - frozen
     average: WeightAverage | None = None,
     figures: Figures = Figures(),  # noqa: B008 - frozen
@@ -102,6 +103,7 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
         base_lr: learning rate of the global batch.
         precision: of the forward pass; weights, gradients and their sums are fp32.
         device: where the network is trained.
+        compression: of the gradients between the ranks; fp16 needs a loss scale, as it does in `precision`.
         options: the loss, which the evaluation has too, and what else is done in a step.
         average: of the weights of `model`; it is evaluated in their place, and the network keeps its own.
         figures: what the evaluation counts beside loss and confusion.
@@ -126,7 +128,7 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
     )
     kept: dict[str, Stateful | None] = {"model": model, "average": average}
     reacting = Reactions(reactions, kept | {"optimizer": NamedOptimizer(model, optimizer)})
-    scale = LossScale() if precision == "fp16" else None
+    scale = LossScale() if "fp16" in {precision, compression} else None
     others: dict[str, Stateful | None] = {
         "schedule": schedule if isinstance(schedule, PlateauSchedule) else None,
         "average": average,
@@ -145,7 +147,7 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
         communicator=communicator,
         tracker=tracker,
         checkpoints=checkpoints,
-        gradients=GradientBuffer(model, device),
+        gradients=GradientBuffer(model, device, compression=compression),
         state=TrainingState(model, optimizer, communicator, device, others=others),
         watch=watch,
         replicas=ReplicaCheck(

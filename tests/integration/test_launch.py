@@ -63,7 +63,7 @@ def test_results_come_by_rank_and_the_collectives_are_right(
     first, second = _launch("add_and_copy", task, session, threads_per_worker=1)
     assert [(result["rank"], result["size"]) for result in (first, second)] == [(0, 2), (1, 2)]
     assert first["pid"] != second["pid"]
-    expected = [[float(3 + 2 * turn)] * 4 for turn in range(3)] * 3
+    expected = [[float(3 + 2 * turn)] * 4 for turn in range(3)] * 4
     assert first["sums"] == second["sums"] == expected
     assert first["copied"] == second["copied"] == [[7.0, 7.0], [7.0, 7.0]]
     assert (first["threads"], first["local_size"], first["split"]) == (1, 2, "test")

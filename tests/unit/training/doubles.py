@@ -25,10 +25,12 @@ class ThreadCommunicator:
         self.host = "localhost"
         self.whereabouts = RankWhereabouts()
         self.num_collectives = 0
+        self.num_reduced_bytes = 0
         self._slots, self._barrier = slots, barrier
 
     def all_reduce_sum(self, tensor: torch.Tensor) -> torch.Tensor:
         gathered = self._gather(tensor)
+        self.num_reduced_bytes += tensor.nbytes
         tensor.copy_(torch.stack(gathered).sum(dim=0))
         return tensor
 

@@ -69,6 +69,14 @@ def test_a_scale_that_is_too_large_costs_the_step_on_every_rank_and_is_halved() 
     assert [scale.value for scale in scales] == [2.0**129] * 2
 
 
+def test_at_its_least_what_is_not_finite_is_followed() -> None:
+    gradients, scale = GradientBuffer(network(), CPU), LossScale()
+    gradients.values[0] = float("nan")
+    followed = [scale.unscale(gradients) for _ in range(18)]
+    assert followed == [False] * 16 + [True] * 2
+    assert scale.value == 1.0
+
+
 def test_it_doubles_after_two_thousand_good_steps_and_remembers_them() -> None:
     gradients = GradientBuffer(network(), CPU)
     scale = LossScale()

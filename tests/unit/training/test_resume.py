@@ -66,6 +66,7 @@ def train(
     batch_norm: bool = False,
     dropout: bool = True,
     averages: bool = False,
+    **gradients: Any,
 ) -> list[Run]:
     """Train, go on from the newest snapshot in `folder`, stop after so many steps of the run."""
     stored = newest_snapshot(str(folder))
@@ -126,6 +127,7 @@ def train(
                 precision="fp32",
                 device=CPU,
                 average=WeightAverage(network, 0.9) if averages else None,
+                **gradients,
                 diagnostics=DiagnosticsOptions(every_steps=4, expected_loss=0.1),
             )
         state = NamedOptimizer(network, made).state_dict()["state"]
@@ -182,6 +184,20 @@ def test_averaged_weights_and_the_state_of_a_schedule_go_on_too(tmp_path: Path) 
         train(tmp_path / "parts", averages=True, stop_after=stop)
     [last] = train(tmp_path / "parts", averages=True)
     assert_same(last, straight)
+
+
+@pytest.mark.parametrize("gradients", [{"compression": "fp16"}], ids=str)
+def test_the_way_of_the_gradients_between_ranks_goes_on_too(
+    tmp_path: Path, gradients: dict[str, str]
+) -> None:
+    plain = train(tmp_path / "plain", num_ranks=2, dropout=False)
+    straight = train(tmp_path / "straight", num_ranks=2, dropout=False, **gradients)
+    assert straight[0].tracker.metrics["step/loss"] != plain[0].tracker.metrics["step/loss"]
+    for stop in (3, 9):
+        train(tmp_path / "parts", num_ranks=2, dropout=False, stop_after=stop, **gradients)
+    ends = train(tmp_path / "parts", num_ranks=2, dropout=False, **gradients)
+    for went_on, expected in zip(ends, straight, strict=True):
+        assert_same(went_on, expected)
 
 
 @pytest.mark.parametrize("stops", [(7,), (3, 4, 10)], ids=str)
