@@ -127,6 +127,7 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
             precision=precision,
             device=device,
             compression=config.train.gradient_compression,
+            reduction=config.train.gradient_reduction,
             options=step_options_of(
                 config,
                 class_rows=manifest.splits["train"].class_rows,

@@ -48,4 +48,5 @@ def run_steps(task: WorkerTask, communicator: Communicator) -> StepSpeed:
         device=device,
         seconds=_SECONDS,
         compression=config.train.gradient_compression,
+        reduction=config.train.gradient_reduction,
     )

@@ -163,6 +163,24 @@ class Config(Section):
         return self
 
     @model_validator(mode="after")
+    def _adasum_adds_pairs_of_workers(self) -> Config:
+        if self.train.gradient_reduction != "adasum":
+            return self
+        fewest, workers = self.cluster.min_workers, self.cluster.workers
+        below = 2 ** (workers.bit_length() - 1)
+        if workers != below:
+            raise ValueError(
+                "train.gradient_reduction=adasum adds pairs of workers, and pairs of those, got "
+                f"cluster.workers={workers}; set it to {below} or {2 * below}"
+            )
+        if fewest not in (None, workers):
+            raise ValueError(
+                "train.gradient_reduction=adasum makes the result depend on the number of workers, got "
+                f"cluster.min_workers={fewest} below cluster.workers={workers}; leave one of the two out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _local_is_one_process(self) -> Config:
         if self.cluster.backend == "local" and self.cluster.workers != 1:
             raise ValueError(

@@ -34,11 +34,25 @@ class TrainConfig(Section):
     worker normalises by its own rows."""
     gradient_compression: Literal["none", "fp16"] = "none"
     """fp16: gradients go between workers in half precision, half the bytes, with a loss scale that keeps them
-    within its range; the curves of any number of workers are then close, not equal. none: fp32."""
+    in its range; the curves of any number of workers are then close, not equal. none: fp32."""
+    gradient_reduction: Literal["mean", "adasum"] = "mean"
+    """mean: over the rows of all workers. adasum: of the workers' own means, added where they are orthogonal,
+    averaged where they are parallel (Maleki et al. 2020), for large global batches at the learning rate of
+    small ones. The number of workers, a power of two, is then seen in the result, and a step sends and holds
+    that many times the gradient."""
     top_k: Annotated[int, Field(ge=2)] | None = 5
     """A row counts in the top-k accuracy if its class is among its k largest outputs; null, or not fewer
     than the classes: not counted."""
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
+
+    @model_validator(mode="after")
+    def _adasum_is_of_gradients_by_worker(self) -> TrainConfig:
+        if self.gradient_reduction == "adasum" and self.sync_batch_norm:
+            raise ValueError(
+                "gradient_reduction=adasum compares what each worker learns from its own rows, and "
+                "sync_batch_norm=true mixes the rows of all; leave one of the two out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _parts_have_rows(self) -> TrainConfig:

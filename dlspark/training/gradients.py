@@ -13,9 +13,11 @@ from typing import Literal
 import torch
 from torch import nn
 
-from dlspark.contracts import Communicator
+from dlspark.contracts import Batch, Communicator
+from dlspark.training.adasum import adasum, gather
 
 Compression = Literal["none", "fp16"]
+Reduction = Literal["mean", "adasum"]
 
 
 class GradientBuffer:
@@ -31,17 +33,28 @@ class GradientBuffer:
     second buffer of 2 bytes a gradient, and two copies a step.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device, *, compression: Compression = "none") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        device: torch.device,
+        *,
+        compression: Compression = "none",
+        reduction: Reduction = "mean",
+    ) -> None:
         """Point the gradients of all trainable parameters into a new buffer.
 
         Args:
             model: its parameters are contiguous float32 on `device`.
             device: where the buffer is made.
             compression: in what the gradients go between the ranks; none: float32.
+            reduction: what becomes of them: the mean over all rows; or `adasum` of the ranks' own means, of
+                which there are a power of two.
         """
         self.device = device
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        num_gradients = sum(parameter.numel() for parameter in parameters)
+        self._reduction = reduction
+        self._sizes = [parameter.numel() for parameter in parameters]
+        num_gradients = sum(self._sizes)
         self._flat = torch.zeros(num_gradients + 3, dtype=torch.float32, device=device)
         start = 0
         for parameter in parameters:
@@ -66,13 +79,25 @@ class GradientBuffer:
         """Put what this rank asks for at the end of the step; see `dlspark.training.stopping`."""
         self._totals[2] = ask
 
-    def all_reduce_sum(self, communicator: Communicator) -> tuple[float, int, int]:
-        """Replace all by its sum over ranks; return loss sum, correct rows and what was asked for."""
-        if self._sent is None:
+    def num_rows_of_mean(self, batch: Batch) -> int:
+        """Return by what a rank divides the sum of its losses: the rows of all ranks, for Adasum its own."""
+        return batch.global_rows if self._reduction == "mean" else len(batch.labels)
+
+    def all_reduce(self, communicator: Communicator) -> tuple[float, int, int]:
+        """Reduce the gradients over the ranks, and sum the rest; return loss sum, correct rows and the asked.
+
+        A collective: one all-reduce; two with compression; with Adasum two, and a broadcast, since the
+        processors of hosts may round its sums differently.
+        """
+        if self._reduction == "mean" and self._sent is None:
             communicator.all_reduce_sum(self._flat)
         else:
-            self._sent.copy_(self.values)
-            self.values.copy_(communicator.all_reduce_sum(self._sent))
+            sent = self.values if self._sent is None else self._sent.copy_(self.values)
+            if self._reduction == "mean":
+                self.values.copy_(communicator.all_reduce_sum(sent))
+            else:
+                self.values.copy_(adasum(gather(sent, communicator), self._sizes))
+                communicator.broadcast(self.values)
             communicator.all_reduce_sum(self._totals)
         loss_sum, num_correct, asked = self._totals.tolist()
         return loss_sum, round(num_correct), round(asked)

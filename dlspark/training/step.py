@@ -68,7 +68,7 @@ def train_step(
     weights: WeightProbe | None = None,
     compiled: Forward | None = None,
 ) -> StepResult:
-    """Make one optimizer step from the rows of all ranks. A collective: one all-reduce, compressed two.
+    """Make one optimizer step from the rows of all ranks. A collective: see `GradientBuffer.all_reduce`.
 
     Args:
         model: [b, C, H, W] -> logits [b, K], in training mode, on the device of `gradients`.
@@ -93,11 +93,11 @@ def train_step(
     gradients.clear()
     gradients.put_ask(ask)
     if len(batch.labels) or options.all_ranks_compute:
-        factor = 1.0 if scale is None else scale.value
+        factor = (1.0 if scale is None else scale.value) / gradients.num_rows_of_mean(batch)
         forward = model if compiled is None or weights is not None else compiled
         _add_gradients(forward, gradients, batch, precision=precision, options=options, factor=factor)
     computed = _now(device)
-    total_loss, total_correct, asked = gradients.all_reduce_sum(communicator)
+    total_loss, total_correct, asked = gradients.all_reduce(communicator)
     reduced = _now(device)
     follows = scale is None or scale.unscale(gradients)
     if weights is not None:
@@ -205,7 +205,7 @@ def _add_gradients(
     options: StepOptions,
     factor: float,
 ) -> None:
-    """Add up this rank's share of `factor` times the mean loss's gradient, over the rows of all ranks."""
+    """Add up the gradient of `factor` times the sum of this rank's losses."""
     device, num_parts = gradients.device, options.num_parts
     # Matrix units read the channels of a pixel side by side; convolutions pass the layout of their input on.
     layout = torch.preserve_format if precision == "fp32" else torch.channels_last
@@ -220,7 +220,7 @@ def _add_gradients(
         with torch.autocast(device.type, dtype=AUTOCAST_TYPES.get(precision), enabled=precision != "fp32"):
             logits = forward(images.to(device, non_blocking=True, memory_format=layout))
         loss_sum, labels = _judge(logits, here, options.loss)
-        torch.autograd.backward(loss_sum * (factor / batch.global_rows))
+        torch.autograd.backward(loss_sum * factor)
         gradients.add_totals(loss_sum, count_correct(logits, labels))
 
 

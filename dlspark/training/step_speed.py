@@ -11,7 +11,7 @@ from torch import nn
 
 from dlspark.contracts import Batch, Communicator
 from dlspark.training.frozen import train_mode
-from dlspark.training.gradients import Compression, GradientBuffer
+from dlspark.training.gradients import Compression, GradientBuffer, Reduction
 from dlspark.training.precision import Precision
 from dlspark.training.step import train_step
 
@@ -38,6 +38,7 @@ def measure_steps(
     device: torch.device,
     seconds: float,
     compression: Compression = "none",
+    reduction: Reduction = "mean",
 ) -> StepSpeed:
     """Return how fast optimizer steps on one batch are, without data to wait for. A collective.
 
@@ -50,9 +51,10 @@ def measure_steps(
         device: where the network is.
         seconds: about so long, after three steps to warm up and one to measure by.
         compression: of the gradients between the ranks.
+        reduction: what they become.
     """
     train_mode(model)
-    gradients = GradientBuffer(model, device, compression=compression)
+    gradients = GradientBuffer(model, device, compression=compression, reduction=reduction)
 
     def run(num_steps: int) -> StepSpeed:
         started, communicating = time.perf_counter(), 0.0

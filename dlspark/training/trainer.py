@@ -17,7 +17,7 @@ from dlspark.training.checkpoint_writer import Checkpoints
 from dlspark.training.diagnostics import Diagnostics, DiagnosticsOptions
 from dlspark.training.early_stopping import EarlyStopping
 from dlspark.training.epochs import Training, end_epoch, run_epoch
-from dlspark.training.gradients import Compression, GradientBuffer
+from dlspark.training.gradients import Compression, GradientBuffer, Reduction
 from dlspark.training.loss_scale import LossScale
 from dlspark.training.metrics import Figures
 from dlspark.training.named_optimizer import NamedOptimizer
@@ -72,6 +72,7 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
     precision: Precision,
     device: torch.device,
     compression: Compression = "none",
+    reduction: Reduction = "mean",
     options: StepOptions = StepOptions(),  # noqa: B008 - frozen
     average: WeightAverage | None = None,
     figures: Figures = Figures(),  # noqa: B008 - frozen
@@ -104,6 +105,7 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
         precision: of the forward pass; weights, gradients and their sums are fp32.
         device: where the network is trained.
         compression: of the gradients between the ranks; fp16 needs a loss scale, as it does in `precision`.
+        reduction: what the ranks' gradients become; adasum: the number of ranks is seen in the result.
         options: the loss, which the evaluation has too, and what else is done in a step.
         average: of the weights of `model`; it is evaluated in their place, and the network keeps its own.
         figures: what the evaluation counts beside loss and confusion.
@@ -147,7 +149,7 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
         communicator=communicator,
         tracker=tracker,
         checkpoints=checkpoints,
-        gradients=GradientBuffer(model, device, compression=compression),
+        gradients=GradientBuffer(model, device, compression=compression, reduction=reduction),
         state=TrainingState(model, optimizer, communicator, device, others=others),
         watch=watch,
         replicas=ReplicaCheck(

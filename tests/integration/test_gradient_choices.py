@@ -49,3 +49,17 @@ def test_gradients_in_fp16_give_the_curve_of_fp32_on_both_backends(
         curve = _curve(spark, dataset, tmp_path / backend, *words)
         assert curve != exact, "nothing was compressed"
         assert curve == pytest.approx(exact, rel=0.01)
+
+
+def test_adasum_is_the_same_on_both_backends_and_learns(
+    spark: SparkSession, dataset: str, tmp_path: Path
+) -> None:
+    curves = [
+        _curve(
+            *(spark, dataset, tmp_path / backend),
+            *(f"cluster.backend={backend}", "train.gradient_reduction=adasum"),
+        )
+        for backend in ("torch", "horovod")
+    ]
+    assert curves[0][-1] < 0.6 * curves[0][0], "nothing was learned"
+    assert curves[0] == pytest.approx(curves[1], rel=1e-5)

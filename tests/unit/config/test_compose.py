@@ -149,6 +149,12 @@ def test_a_key_of_several_types_is_one_problem(text: str, got: str) -> None:
         (("train.accumulate_steps=129",), "accumulate_steps=129 cuts global_batch_size=128"),
         (("optimizer=sgd", "optimizer.momentum_start=0.5"), "momentum_start needs a momentum above 0"),
         (("schedule=one_cycle", "schedule.warmup_epochs=1"), "not a key of schedule=one_cycle"),
+        (("train.gradient_reduction=adasum", "train.sync_batch_norm=true"), "leave one of the two out"),
+        (("train.gradient_reduction=adasum", "cluster.workers=6"), "set it to 4 or 8"),
+        (
+            ("train.gradient_reduction=adasum", "cluster.min_workers=1"),
+            "min_workers=1 below cluster.workers=2",
+        ),
         (("loss=hinge", "loss.label_smoothing=0.1"), "not a key of loss=hinge"),
     ],
 )

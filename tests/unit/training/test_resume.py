@@ -186,7 +186,11 @@ def test_averaged_weights_and_the_state_of_a_schedule_go_on_too(tmp_path: Path) 
     assert_same(last, straight)
 
 
-@pytest.mark.parametrize("gradients", [{"compression": "fp16"}], ids=str)
+@pytest.mark.parametrize(
+    "gradients",
+    [{"compression": "fp16"}, {"reduction": "adasum"}, {"compression": "fp16", "reduction": "adasum"}],
+    ids=str,
+)
 def test_the_way_of_the_gradients_between_ranks_goes_on_too(
     tmp_path: Path, gradients: dict[str, str]
 ) -> None:
