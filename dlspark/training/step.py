@@ -27,6 +27,7 @@ from dlspark.training.regularize import (
 from dlspark.training.weight_average import WeightAverage
 
 _HALF = 0.5
+_NUM_IMAGE_DIMENSIONS = 4
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """Images [b, C, H, W] to logits [b, K]."""
@@ -208,7 +209,8 @@ def _add_gradients(
     """Add up the gradient of `factor` times the sum of this rank's losses."""
     device, num_parts = gradients.device, options.num_parts
     # Matrix units read the channels of a pixel side by side; convolutions pass the layout of their input on.
-    layout = torch.preserve_format if precision == "fp32" else torch.channels_last
+    is_for_matrix_units = precision != "fp32" and batch.images.ndim == _NUM_IMAGE_DIMENSIONS
+    layout = torch.channels_last if is_for_matrix_units else torch.preserve_format
     targets = [batch.labels]
     if batch.other_labels is not None and batch.label_share is not None:
         targets += [batch.other_labels, batch.label_share]

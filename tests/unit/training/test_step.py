@@ -249,3 +249,26 @@ def test_the_configuration_is_taken() -> None:
     assert momentum(10**6) == 0.8
     plain = step_options_of(Config(), class_rows=(5, 5), steps_per_epoch=10)
     assert plain == StepOptions()
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 6), (36,)], ids=["images", "features"])
+def test_with_autocast_images_are_channels_last_and_features_are_as_they_are(shape: tuple[int, ...]) -> None:
+    seen: list[torch.Tensor] = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, NUM_CLASSES))
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    rows = Batch(
+        step=0,
+        global_rows=NUM_ROWS,
+        row_ids=np.arange(NUM_ROWS),
+        images=torch.randn(NUM_ROWS, *shape),
+        labels=LABELS,
+    )
+
+    def on_rank(communicator: ThreadCommunicator) -> StepResult:
+        buffer, optimizer = GradientBuffer(model, CPU), build_optimizer(model, "sgd", lr=LR)
+        return train_step(model, optimizer, buffer, communicator, rows, lr=LR, precision="bf16")
+
+    [result] = run_ranks(1, on_rank)
+    assert np.isfinite(result.loss_sum)
+    assert torch.equal(seen[0], rows.images)
+    assert seen[0].stride(1) == 1, "the channels of a pixel, or the features, are not side by side"
