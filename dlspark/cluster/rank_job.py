@@ -33,6 +33,8 @@ _rank_log = logging.getLogger("dlspark.ranks")
 _SECONDS_BETWEEN_LOOKS = 0.5
 _SECONDS_FOR_OTHERS_TO_END = 5.0
 _SECONDS_FOR_JOB_TO_END = 30.0
+_CANCELLED = "[SPARK_JOB_CANCELLED]"
+"""Spark's name of the error of a job that was cancelled, in its message."""
 
 
 def run_rank_job(
@@ -66,8 +68,8 @@ def run_rank_job(
 
     Raises:
         WorkerFailedError: a rank failed.
-        ClusterError: the ranks did not start or did not find each other, or a host has no free port of the
-            range or no such interface.
+        ClusterError: the ranks did not start or did not find each other, a host has no free port of the range
+            or no such interface, or somebody cancelled the job.
     """
     run = partial(
         run_task,
@@ -95,6 +97,12 @@ def run_rank_job(
     results = [end.result for end in ends if end.result is not None]
     if len(results) == num_ranks:
         return [cloudpickle.loads(result) for result in results]
+    if job.was_cancelled_elsewhere():
+        raise ClusterError(
+            "the Spark job of the training was cancelled",
+            where=f"the Spark application on {spark.sparkContext.master}",
+            fix="if that was not meant, run the same command again: it goes on with the run",
+        ) from job.error
     has_lost_rank = _has_lost_rank(failures, num_ranks)
     failed = explain_failure(num_ranks, failures, output, has_lost_rank=has_lost_rank)
     raise failed or spark_job_error(str(job.error)) from job.error
@@ -111,6 +119,7 @@ class _Job:
         self._context = spark.sparkContext
         self._group = f"dlspark.ranks.{uuid.uuid4().hex}"
         self._ended = threading.Event()
+        self._cancelled_here = False
 
         def work() -> None:
             try:
@@ -134,8 +143,13 @@ class _Job:
     def end(self) -> None:
         """Cancel what still runs, and wait for it."""
         if not self._ended.is_set():
+            self._cancelled_here = True
             self._context.cancelJobGroup(self._group)
             self._ended.wait(_SECONDS_FOR_JOB_TO_END)
+
+    def was_cancelled_elsewhere(self) -> bool:
+        """Tell whether somebody else cancelled the job: in Spark's UI, or from a program."""
+        return not self._cancelled_here and _CANCELLED in str(self.error)
 
 
 def _watch(job: _Job, failures: str, num_ranks: int, start_timeout_seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""A training in which one rank ends in a chosen way, in a chosen phase.
+"""A training in which one rank ends in a chosen way, or waits for its end, in a chosen phase.
 
 It is shipped to the executors by value, since an executor cannot import the tests. What it is to do stands in
 fault.json beside the run directory; without that file it is the real training.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,4 +52,6 @@ def _end(how: str) -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (2**30, resource.RLIM_INFINITY))
         np.ones(2**31)
+    if how == "wait":
+        time.sleep(120)
     os.kill(os.getpid(), getattr(signal, how))

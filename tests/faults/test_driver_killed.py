@@ -2,51 +2,56 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
 
-from dlspark.tracking.journal import metric_history, read_events
 from pipelines.run_directory import read_run_description
-from tests.e2e.commands import result_of, run_command
-from tests.faults.conftest import words_of
-from tests.rank_processes import rank_processes
+from tests.e2e.commands import DLSPARK, result_of, run_command
+from tests.faults.conftest import Weights, assert_same, final_weights, words_of
+from tests.faults.running import (
+    NUM_EPOCHS,
+    SLOW_WORDS,
+    assert_nothing_is_left_of,
+    only_run,
+    start_training,
+    wait_for_step,
+)
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.spark,
+    pytest.mark.horovod,
+    pytest.mark.slow,
+    pytest.mark.timeout(600),
+]
 
-_EPOCHS = 30
 
-
-@pytest.mark.parametrize("backend", ["horovod", "torch"])
+@pytest.mark.parametrize(
+    "case",
+    [("local", "horovod"), ("local-cluster", "torch"), ("standalone", "horovod")],
+    ids="-".join,
+)
 def test_a_killed_driver_leaves_no_rank_and_the_same_command_goes_on(
-    backend: str, dataset: str, tmp_path: Path
+    case: tuple[str, str],
+    dataset: str,
+    tmp_path: Path,
+    master_of: Callable[[str], str],
+    undisturbed: Callable[..., Weights],
 ) -> None:
-    words = [*words_of(dataset, tmp_path, backend), "cluster.master=local[2]", f"train.epochs={_EPOCHS}"]
-    command = [sys.executable, "-m", "dlspark", "train", *words]
+    cluster, backend = case
+    expected = undisturbed(backend, *SLOW_WORDS)
+    words = [*words_of(dataset, tmp_path, backend), f"cluster.master={master_of(cluster)}", *SLOW_WORDS]
     run_dir = f"{tmp_path}/run"
-    with (tmp_path / "log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as driver:
-        _wait_for_step(run_dir, 20, driver)
-        below = psutil.Process(driver.pid).children(recursive=True)
-        assert len(rank_processes("dlspark.cluster.rank_process")) == 2
+    with start_training(words, tmp_path) as driver:
+        wait_for_step(run_dir, 20, driver)
         driver.kill()
-    _, alive = psutil.wait_procs(below, timeout=30)
-    assert alive == []
+        driver.wait()
+        assert_nothing_is_left_of(driver, seconds=30)
     run_id = read_run_description(run_dir).run_id
 
-    done = result_of(run_command(command, folder=tmp_path, timeout=240))
-    assert (done["steps"], done["run_id"]) == (15 * _EPOCHS, run_id)
-
-
-def _wait_for_step(run_dir: str, step: int, driver: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        assert driver.poll() is None, "the driver ended by itself"
-        curve = metric_history(read_events(run_dir)).get("step/loss", [])
-        if curve and curve[-1][0] >= step:
-            return
-        time.sleep(0.2)
-    raise AssertionError("the training does not begin")
+    done = result_of(run_command([*DLSPARK, "train", *words], folder=tmp_path, timeout=300))
+    assert (done["steps"], done["run_id"]) == (15 * NUM_EPOCHS, run_id)
+    run = only_run(tmp_path)
+    assert (run.info.run_id, run.info.status) == (run_id, "FINISHED")
+    assert_same(final_weights(tmp_path), expected)
