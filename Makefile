@@ -4,12 +4,13 @@ PYTHON ?= $(firstword $(shell command -v python3.11 || command -v python3 || com
 BIN := .venv/bin
 FAST_TESTS := $(wildcard tests/unit tests/architecture)
 PYTEST_OPTIONS ?=
+FAULTS_REPORT := .pytest_cache/faults.xml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-fast lint format lock wheel clean clean-all
+.PHONY: help setup demo test test-slow test-fast test-faults lint format lock wheel clean clean-all
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## make .venv: pinned packages by hash, Horovod from source, this package in place
 	@test -n "$(PYTHON)" || { echo "setup: error: missing: Python 3.11; on Debian: apt-get install python3.11 python3.11-venv" >&2; exit 1; }
@@ -26,6 +27,10 @@ test-slow: setup ## set up, then run the tests that take minutes each
 
 test-fast: setup ## set up, then run the unit and architecture tests only
 	$(BIN)/python -m pytest $(FAST_TESTS) $(PYTEST_OPTIONS)
+
+test-faults: setup ## set up, then inject all faults, also those that take minutes, and print what came of them
+	@$(BIN)/python -m pytest -m faults --junit-xml=$(FAULTS_REPORT) $(PYTEST_OPTIONS); code=$$?; \
+	$(BIN)/python -m tests.faults.table $(FAULTS_REPORT) && exit $$code
 
 lint: setup ## check style, format, types and the borders between modules
 	$(BIN)/ruff check

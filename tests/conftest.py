@@ -27,6 +27,13 @@ class _SharedFixtures(LoadScopeScheduling):
         return "tests/e2e" if file.startswith("tests/e2e/") else file
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Write the scenarios of a fault into the report, from which tests/faults/table.py makes its table."""
+    for item in items:
+        scenarios = {mark.kwargs["scenario"] for mark in item.iter_markers("faults")}
+        item.user_properties += [("scenario", scenario) for scenario in sorted(scenarios)]
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _SharedFixtures:
     """Deal the tests out in this way; xdist's own groups do not work with pytest 9."""

@@ -173,6 +173,7 @@ def test_output_that_exists(tiny: Path, refused: Refused) -> None:
     assert "size=4" in message
 
 
+@pytest.mark.faults(scenario=8)
 @pytest.mark.spark
 @pytest.mark.horovod
 def test_fewer_slots_than_workers(tiny: Path, refused: Refused) -> None:
@@ -191,6 +192,7 @@ def test_fewer_slots_than_workers(tiny: Path, refused: Refused) -> None:
     assert time.monotonic() - started < 60
 
 
+@pytest.mark.faults(scenario=8)
 def test_no_java(tmp_path: Path) -> None:
     bare = tmp_path / "bin"
     bare.mkdir()

@@ -30,6 +30,7 @@ pytestmark = [
     pytest.mark.horovod,
     pytest.mark.slow,
     pytest.mark.timeout(600),
+    pytest.mark.faults(scenario=2),
 ]
 
 

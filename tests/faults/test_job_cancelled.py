@@ -26,6 +26,7 @@ pytestmark = [
     pytest.mark.spark,
     pytest.mark.horovod,
     pytest.mark.timeout(600),
+    pytest.mark.faults(scenario=2),
 ]
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 pytestmark = [
     pytest.mark.spark,
     pytest.mark.horovod,
+    pytest.mark.faults(scenario=8),
 ]
 
 

@@ -103,6 +103,7 @@ def test_a_host_that_cannot_listen_as_asked_is_one_error_before_any_rank_runs(
     assert_nothing_is_left(session, _MARK)
 
 
+@pytest.mark.faults(scenario=1)
 def test_a_raising_rank_is_named_with_its_host_and_error(session: SparkSession, task: WorkerTask) -> None:
     with pytest.raises(WorkerFailedError) as caught:
         _launch("raise_on_rank_one", task, session)
@@ -126,6 +127,7 @@ def test_a_raising_rank_is_named_with_its_host_and_error(session: SparkSession, 
     assert_nothing_is_left(session, _MARK)
 
 
+@pytest.mark.faults(scenario=1)
 def test_a_failure_ends_ranks_that_are_not_in_a_collective(session: SparkSession, task: WorkerTask) -> None:
     started = time.monotonic()
     with pytest.raises(
@@ -136,6 +138,7 @@ def test_a_failure_ends_ranks_that_are_not_in_a_collective(session: SparkSession
     assert_nothing_is_left(session, _MARK)
 
 
+@pytest.mark.faults(scenario=1)
 def test_a_killed_rank_is_named_with_its_signal(session: SparkSession, task: WorkerTask) -> None:
     with pytest.raises(WorkerFailedError) as caught:
         _launch("die_on_rank_one", task, session)
@@ -153,6 +156,7 @@ def _wait_until_idle(session: SparkSession) -> None:
         time.sleep(0.1)
 
 
+@pytest.mark.faults(scenario=8)
 def test_too_few_slots_are_an_error_with_the_numbers_in_time(session: SparkSession, task: WorkerTask) -> None:
     _wait_until_idle(session)
     started = time.monotonic()
@@ -163,6 +167,7 @@ def test_too_few_slots_are_an_error_with_the_numbers_in_time(session: SparkSessi
         assert part in str(caught.value)
 
 
+@pytest.mark.faults(scenario=8)
 def test_slots_that_run_a_task_are_not_free(session: SparkSession) -> None:
     context = session.sparkContext
     context.setJobGroup("sleepers", "two tasks that sleep", interruptOnCancel=True)

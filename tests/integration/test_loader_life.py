@@ -165,6 +165,7 @@ def test_fewer_batches_are_made_ahead_where_memory_asks_for_it_and_too_little_is
         opened(dataset, memory_bytes=100_000)
 
 
+@pytest.mark.faults(scenario=4)
 def test_an_image_that_cannot_be_decoded_is_named_with_its_file_and_row(tmp_path: Path) -> None:
     url, manifest = write_dataset(tmp_path, "encoded", side=8, num_files=4)
     entries = list(manifest.splits["train"].files)
@@ -218,6 +219,7 @@ def _break_image(folder: Path, entry: FileEntry, *, row: int) -> FileEntry:
     return dataclasses.replace(entry, num_bytes=path.stat().st_size)
 
 
+@pytest.mark.faults(scenario=3)
 def test_the_batches_of_a_source_sorted_by_label_are_as_mixed_as_a_true_shuffle(dataset: Dataset) -> None:
     batches = [batch.labels.numpy() for batch in opened(dataset).batches(0)]
     labels = np.concatenate(batches)

@@ -95,6 +95,7 @@ def test_the_stored_pixels_are_the_images(dataset: tuple[str, Manifest]) -> None
     assert seen == NUM_ROWS
 
 
+@pytest.mark.faults(scenario=3)
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
 def test_every_row_once_and_the_same_rows_in_each_step_for_any_number_of_ranks(
     dataset: tuple[str, Manifest], num_ranks: int
@@ -158,6 +159,7 @@ def test_epochs_differ_and_an_evaluation_does_not(dataset: tuple[str, Manifest])
     assert (fixed[0] == fixed[1]).all()
 
 
+@pytest.mark.faults(scenario=7)
 @pytest.mark.parametrize("start_step", range(7))
 def test_an_epoch_goes_on_at_any_step(dataset: tuple[str, Manifest], start_step: int) -> None:
     for rank, reader in itertools.product(range(2), READERS):
@@ -169,6 +171,7 @@ def test_an_epoch_goes_on_at_any_step(dataset: tuple[str, Manifest], start_step:
             assert torch.equal(expected.images, got.images)
 
 
+@pytest.mark.faults(scenario=3)
 def test_a_rank_may_hold_no_row_and_still_gets_every_step(dataset: tuple[str, Manifest]) -> None:
     batches = read_all(loader(dataset, rank=0, num_ranks=7, global_batch_size=6))
     assert len(batches) == 14
@@ -257,6 +260,7 @@ def test_a_pickle_beside_the_files_is_never_opened(raw: tuple[str, Manifest]) ->
     assert sum(len(batch.row_ids) for batch in read_all(loader(raw, reader="petastorm"))) == NUM_ROWS
 
 
+@pytest.mark.faults(scenario=3)
 def test_more_ranks_than_rows_or_no_rows_is_an_error(dataset: tuple[str, Manifest]) -> None:
     with pytest.raises(DatasetError, match="83 rows and 84 ranks"):
         loader(dataset, num_ranks=84)

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 pytestmark = [
     pytest.mark.spark,
+    pytest.mark.faults(scenario=8),
 ]
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
@@ -136,6 +137,7 @@ def _copy_to_memory(dataset: str, url: str) -> None:
             storage.write_bytes(storage.join(url, str(path.relative_to(dataset))), path.read_bytes())
 
 
+@pytest.mark.faults(scenario=6)
 def test_storage_of_the_driver_alone_stops_a_training_with_all_reasons_before_anything_is_written(
     spark: SparkSession, dataset: str, tmp_path: Path
 ) -> None:
@@ -158,6 +160,7 @@ def test_storage_of_the_driver_alone_stops_a_training_with_all_reasons_before_an
     assert not (tmp_path / "mlflow.db").exists()
 
 
+@pytest.mark.faults(scenario=6)
 def test_a_run_directory_that_cannot_be_written_is_one_error(
     spark: SparkSession, dataset: str, tmp_path: Path
 ) -> None:

@@ -24,7 +24,12 @@ from tests import recording_worker
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-pytestmark = [pytest.mark.spark, pytest.mark.horovod, pytest.mark.timeout(300)]
+pytestmark = [
+    pytest.mark.spark,
+    pytest.mark.horovod,
+    pytest.mark.timeout(300),
+    pytest.mark.faults(scenario=7),
+]
 
 _STEPS_OF_EPOCH = 15
 

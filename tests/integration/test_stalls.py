@@ -30,6 +30,7 @@ pytestmark = [
     pytest.mark.spark,
     pytest.mark.horovod,
     pytest.mark.timeout(300),
+    pytest.mark.faults(scenario=1),
 ]
 
 _MARK = "dlspark.cluster.rank_process"

@@ -103,6 +103,7 @@ def test_a_host_that_cannot_listen_as_asked_is_one_error_before_any_rank_runs(
     assert_nothing_is_left(spark, _MARK)
 
 
+@pytest.mark.faults(scenario=1)
 def test_a_raising_rank_is_named_with_its_host_and_error(spark: SparkSession, task: WorkerTask) -> None:
     with pytest.raises(WorkerFailedError) as caught:
         _launch(workers.raise_on_rank_one, task, spark)
@@ -117,6 +118,7 @@ def test_a_raising_rank_is_named_with_its_host_and_error(spark: SparkSession, ta
     assert_nothing_is_left(spark, _MARK)
 
 
+@pytest.mark.faults(scenario=1)
 def test_a_failure_ends_ranks_that_are_not_in_a_collective(spark: SparkSession, task: WorkerTask) -> None:
     started = time.monotonic()
     with pytest.raises(
@@ -127,6 +129,7 @@ def test_a_failure_ends_ranks_that_are_not_in_a_collective(spark: SparkSession, 
     assert_nothing_is_left(spark, _MARK)
 
 
+@pytest.mark.faults(scenario=1)
 def test_a_killed_rank_is_named_with_its_signal(spark: SparkSession, task: WorkerTask) -> None:
     with pytest.raises(LostWorkerError) as caught:
         _launch(workers.die_on_rank_one, task, spark)
@@ -136,6 +139,7 @@ def test_a_killed_rank_is_named_with_its_signal(spark: SparkSession, task: Worke
     assert_nothing_is_left(spark, _MARK)
 
 
+@pytest.mark.faults(scenario=2)
 def test_a_task_that_goes_away_is_a_lost_rank_and_the_stage_does_not_run_again(
     spark: SparkSession, task: WorkerTask
 ) -> None:

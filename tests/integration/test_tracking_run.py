@@ -124,6 +124,7 @@ def test_an_error_ends_the_run_truthfully_and_is_raised_on(
     assert found.data.tags.get("dlspark.error") == tag
 
 
+@pytest.mark.faults(scenario=2)
 def test_sigterm_ends_the_run_as_killed_with_the_exit_code_of_a_terminated_process(
     tmp_path: Path, sqlite_uri: str
 ) -> None:
@@ -143,6 +144,7 @@ def test_sigterm_ends_the_run_as_killed_with_the_exit_code_of_a_terminated_proce
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+@pytest.mark.faults(scenario=5)
 def test_a_server_that_dies_in_mid_run_stops_nothing_and_sync_completes_the_run(
     tmp_path: Path, mlflow_server: MlflowServer, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -168,6 +170,7 @@ def test_a_server_that_dies_in_mid_run_stops_nothing_and_sync_completes_the_run(
     }
 
 
+@pytest.mark.faults(scenario=5)
 def test_a_server_that_is_not_there_is_one_error_with_the_fix_within_seconds(tmp_path: Path) -> None:
     started = time.monotonic()
     nobody = f"http://user:secret@127.0.0.1:{free_port()}"
@@ -182,6 +185,7 @@ def test_a_server_that_is_not_there_is_one_error_with_the_fix_within_seconds(tmp
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.faults(scenario=5)
 @pytest.mark.parametrize(
     ("uri", "problem"),
     [

@@ -19,7 +19,10 @@ from tests.integration.mlflow_server import MlflowServer, free_port
 from tests.integration.recording_proxy import RecordingProxy
 
 # MLflow 3.17 uses a loader strategy that SQLAlchemy 2.1 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy"),
+    pytest.mark.faults(scenario=5),
+]
 
 
 @pytest.fixture(params=["http", "sqlite"])

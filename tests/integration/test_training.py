@@ -77,6 +77,7 @@ def _task(dataset: str, run_dir: Path, *words: str) -> WorkerTask:
     )
 
 
+@pytest.mark.faults(scenario=3)
 def test_every_training_row_is_seen_exactly_once_an_epoch(
     spark: SparkSession, dataset: str, tmp_path: Path
 ) -> None:
@@ -124,6 +125,7 @@ def _require_the_same_replayed(
     assert start == len(replayed.row_ids)
 
 
+@pytest.mark.faults(scenario=1)
 def test_a_raising_rank_is_named_and_the_run_is_failed(
     spark: SparkSession, dataset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,7 @@ with spark_session("local[2]", "killed") as spark:
 """
 
 
+@pytest.mark.faults(scenario=4)
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_kill_at_any_moment_leaves_nothing_that_opens_and_a_rerun_completes_it(
@@ -187,6 +188,7 @@ def _kill_after(delay: float, images: Path, dataset: Path) -> float:
     return seconds
 
 
+@pytest.mark.faults(scenario=4)
 def test_a_full_disk_is_said_and_leaves_nothing(make: Make, images: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()

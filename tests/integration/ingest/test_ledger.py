@@ -22,6 +22,7 @@ from tests.integration.ingest.conftest import Make, keys_of, names_in, reasons_o
 pytestmark = [
     pytest.mark.spark,
     pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),  # pyspark's, in RDD.collect
+    pytest.mark.faults(scenario=4),
 ]
 
 

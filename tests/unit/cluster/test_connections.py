@@ -23,6 +23,8 @@ from dlspark.cluster.meeting import open_meeting
 from dlspark.errors import ClusterError
 from tests.free_ports import free_range
 
+pytestmark = pytest.mark.faults(scenario=8)
+
 
 @contextmanager
 def taken(*ports: int) -> Iterator[None]:

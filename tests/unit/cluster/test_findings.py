@@ -14,6 +14,8 @@ from dlspark.errors import ClusterError
 from pipelines.doctor_words import describe_hosts
 from tests.unit.cluster.host_records import VERSIONS, driver_record, host_record, survey_of
 
+pytestmark = pytest.mark.faults(scenario=8)
+
 _PACKAGES = packages_in_use(backend="horovod", reader="petastorm")
 
 

@@ -12,6 +12,8 @@ from dlspark.cluster import host_checks
 from dlspark.cluster.host_checks import free_bytes, installed_versions
 from dlspark.cluster.hosts import PROBE_PREFIX, scratch_folder
 
+pytestmark = pytest.mark.faults(scenario=8)
+
 
 def test_storage_that_hangs_is_told_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_checks, "STORAGE_SECONDS", 0.05)

@@ -69,6 +69,7 @@ def test_a_failure_has_the_form_of_a_rank_and_its_cause(tmp_path: Path) -> None:
     assert isinstance(caught.value.__cause__, ValueError)
 
 
+@pytest.mark.faults(scenario=2)
 def test_ctrl_c_is_not_a_failure() -> None:
     def interrupt(task: WorkerTask, communicator: Communicator) -> None:
         raise KeyboardInterrupt

@@ -14,6 +14,8 @@ from PIL import Image
 from dlspark.contracts import ImageFormat
 from dlspark.data.images import ImageError, decode_for_ingest, decode_image, decode_stored, encode_png
 
+pytestmark = pytest.mark.faults(scenario=4)
+
 GOLDEN = Path(__file__).parent / "golden"
 NOISE = np.random.default_rng(1).integers(0, 256, (60, 90, 3), dtype=np.uint8)
 MAX_PIXELS = 10_000

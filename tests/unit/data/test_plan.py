@@ -63,6 +63,7 @@ STREAMS = (1, 3, 16)
 BATCHES = (1, 7, 64, 2000)
 
 
+@pytest.mark.faults(scenario=3)
 @pytest.mark.parametrize(("rows", "streams"), list(itertools.product(ROWS, STREAMS)))
 def test_every_row_comes_once_and_the_rows_of_a_step_do_not_depend_on_the_ranks(
     rows: int, streams: int
@@ -86,6 +87,7 @@ def test_every_row_comes_once_and_the_rows_of_a_step_do_not_depend_on_the_ranks(
             assert sum(len(plan.row_files) for plan in ranks) == rows
 
 
+@pytest.mark.faults(scenario=3)
 @settings(deadline=None, max_examples=60)
 @given(
     file_rows=st.lists(st.integers(1, 40), min_size=1, max_size=30),
@@ -140,6 +142,7 @@ def test_the_plan_is_the_same_on_every_machine_and_release() -> None:
 PINNED = [[(2, 1), (2, 0), (2, 2), (1, 1), (1, 0)], [(0, 0), (0, 1), (0, 2), (1, 2)]]
 
 
+@pytest.mark.faults(scenario=3)
 def test_a_batch_is_mixed_even_where_the_files_are_sorted_by_label() -> None:
     labels = np.repeat(np.arange(10), 100)
     (plan,) = plans([25] * 40, num_ranks=1, streams=16, batch=64)
@@ -161,6 +164,7 @@ def test_a_rank_reads_the_files_of_its_streams_and_of_the_borders() -> None:
         assert max(len(plan.files) for plan in ranks) <= 4 * (16 // num_ranks + 2)
 
 
+@pytest.mark.faults(scenario=3)
 def test_fewer_files_than_ranks_leave_no_rank_without_work() -> None:
     ranks = plans([400, 300, 300], num_ranks=16, streams=16, batch=64)
     shares = [len(plan.row_files) for plan in ranks]
@@ -168,6 +172,7 @@ def test_fewer_files_than_ranks_leave_no_rank_without_work() -> None:
     assert min(shares) >= 62
 
 
+@pytest.mark.faults(scenario=3)
 def test_fewer_rows_than_ranks_is_an_error_in_training_and_none_in_evaluation() -> None:
     with pytest.raises(DatasetError, match="3 rows and 4 ranks"):
         plans([1, 2], num_ranks=4)

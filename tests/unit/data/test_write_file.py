@@ -245,6 +245,7 @@ class FlakySource(FileSource):
         return super().read(image)
 
 
+@pytest.mark.faults(scenario=4)
 def test_a_read_that_fails_is_tried_again(
     rows: list[PlacedRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +255,7 @@ def test_a_read_that_fails_is_tried_again(
     assert source.failures == 0
 
 
+@pytest.mark.faults(scenario=4)
 def test_a_read_that_goes_on_failing_is_an_error_and_no_bad_image(
     rows: list[PlacedRow], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

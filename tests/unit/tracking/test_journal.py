@@ -86,6 +86,7 @@ def test_only_segments_beyond_the_cursor_are_read_attempt_by_attempt(tmp_path: P
     assert [(segment.attempt, segment.sequence) for segment in found] == [("train-0", 3), ("train-0-1", 1)]
 
 
+@pytest.mark.faults(scenario=6)
 def test_a_journal_works_where_files_can_only_be_put_whole() -> None:
     with JournalTracker("memory://journal-test", "a") as tracker:
         tracker.log_metrics({"a": 1.0}, step=1)
@@ -94,6 +95,7 @@ def test_a_journal_works_where_files_can_only_be_put_whole() -> None:
     storage.remove_tree("memory://journal-test")
 
 
+@pytest.mark.faults(scenario=6)
 def test_failing_storage_loses_nothing_when_it_recovers_and_never_raises(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -167,6 +167,7 @@ def test_the_description_is_written_last_and_withdrawn_first(
         load_checkpoint(str(tmp_path))
 
 
+@pytest.mark.faults(scenario=6)
 def test_any_storage_serves() -> None:
     url = "memory://checkpoints/final"
     torch.manual_seed(0)

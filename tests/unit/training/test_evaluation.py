@@ -46,6 +46,7 @@ def evaluate(
     return run_ranks(num_ranks, on_rank)
 
 
+@pytest.mark.faults(scenario=3)
 @pytest.mark.parametrize("num_rows", [1, 7, 997])
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 4])
 def test_each_row_counts_once(num_rows: int, num_ranks: int) -> None:
@@ -65,6 +66,7 @@ def test_each_row_counts_once(num_rows: int, num_ranks: int) -> None:
     assert results[0].loss == pytest.approx(loss, rel=1e-6)
 
 
+@pytest.mark.faults(scenario=3)
 @pytest.mark.parametrize("num_ranks", [1, 2, 3])
 def test_top_k_and_bias_are_sums_over_all_ranks(num_ranks: int) -> None:
     images, labels = random_rows(97, num_classes=NUM_CLASSES)
@@ -83,6 +85,7 @@ def test_top_k_and_bias_are_sums_over_all_ranks(num_ranks: int) -> None:
     assert raw.top_k_accuracy is None
 
 
+@pytest.mark.faults(scenario=3)
 def test_a_rank_without_rows_joins() -> None:
     alone, *_ = evaluate(97, 1, owners=(0,))
     results = evaluate(97, 3, owners=(0, 0, 2))

@@ -25,6 +25,8 @@ from dlspark.training.weight_average import WeightAverage
 from tests.unit.training.doubles import ListTracker, MemorySource, ThreadCommunicator, random_rows, run_ranks
 from tests.unit.training.snapshots_of import describe
 
+pytestmark = pytest.mark.faults(scenario=7)
+
 CPU = torch.device("cpu")
 ROWS = random_rows(150, num_classes=4)
 VAL_ROWS = random_rows(31, num_classes=4)

@@ -57,6 +57,7 @@ def flip_a_byte(file: Path) -> None:
     file.write_bytes(data)
 
 
+@pytest.mark.faults(scenario=7)
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
@@ -111,6 +112,7 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
     assert steps_in(folder) == [60, 70]
 
 
+@pytest.mark.faults(scenario=7)
 def test_what_lies_after_the_resume_is_removed(tmp_path: Path) -> None:
     first, unfinished, second, later = write(tmp_path, 9, 10, 11, 12)
     (unfinished / "checkpoint.json").unlink()
@@ -145,6 +147,7 @@ def test_a_rank_asks_when_it_is_time() -> None:
     assert writer.ask(3, ends_epoch=True) == STOP
 
 
+@pytest.mark.faults(scenario=6)
 def test_storage_that_takes_whole_files_only_serves() -> None:
     fsspec.register_implementation("nofrills", NoFrillsFileSystem, clobber=True)
     folder = "nofrills://bucket/run/checkpoints"
@@ -171,6 +174,7 @@ def save_without_end(folder: str, begun: Event) -> None:
                 begun.set()
 
 
+@pytest.mark.faults(scenario=7)
 def test_a_kill_at_any_moment_leaves_a_whole_one(tmp_path: Path) -> None:
     context, unfinished = multiprocessing.get_context("fork"), 0
     for number, seconds in enumerate(np.random.default_rng(0).uniform(0.0, 0.1, NUM_KILLS)):
