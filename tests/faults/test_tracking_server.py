@@ -85,7 +85,6 @@ def _from_artifacts() -> Callable[[str, bytes], bool]:
         ("401", "the MLflow server refuses us"),
     ],
 )
-@pytest.mark.slow
 def test_a_server_that_fails_at_the_start_is_one_error_and_nothing_is_written(
     fault: Fault, said: str, dataset: str, tmp_path: Path, mlflow_server: MlflowServer
 ) -> None:
@@ -122,15 +121,11 @@ _LATER: dict[str, tuple[Callable[[], Callable[[str, bytes], bool]], str]] = {
     "artifacts": (_from_artifacts, "/mlflow-artifacts/"),
 }
 """Place -> from which request on, and which requests."""
-_IN_CI = ("500", "middle")
 
 
 def _later_cases() -> list[object]:
     every = [(fault, place) for place in ("middle", "end") for fault in ("500", "401", "hangs", "refuses")]
-    return [
-        pytest.param(case, id="-".join(case), marks=() if case == _IN_CI else pytest.mark.slow)
-        for case in [*every, ("cuts", "artifacts")]
-    ]
+    return [pytest.param(case, id="-".join(case)) for case in [*every, ("cuts", "artifacts")]]
 
 
 Trained = tuple[TrainStageResult, str]
@@ -151,6 +146,7 @@ def train_behind(
     return lambda proxy: (train.run(_config(dataset, tmp_path, proxy), spark), caplog.text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", _later_cases())
 def test_a_server_that_fails_later_changes_nothing_and_sync_completes_its_run(
     case: tuple[Fault, str],
