@@ -255,7 +255,7 @@ def diagnostics_of(config: Config, num_classes: int) -> DiagnosticsOptions:
 
 def reactions_of(config: Config) -> ReactionOptions:
     """Return what a run does about its own advice."""
-    keys = config.diagnostics.reactions
+    keys = config.train.reactions
     actions: dict[str, Action | None] = {
         "divergence": keys.divergence,
         "plateau": keys.plateau,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dlspark.config.reactions_section import ReactionsConfig
 from dlspark.config.section import Count, Section
 
 
@@ -15,4 +14,3 @@ class DiagnosticsConfig(Section):
     replicas_every_steps: Count | None = 100
     """Optimizer steps from one comparison of the workers' weights and optimizer state, bit for bit, to the
     next; they are compared at the end of each epoch and before each checkpoint too. null: never."""
-    reactions: ReactionsConfig = ReactionsConfig()

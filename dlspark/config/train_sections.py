@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from dlspark.config.early_stopping_section import EarlyStoppingConfig
+from dlspark.config.reactions_section import ReactionsConfig
 from dlspark.config.section import Count, Positive, Section
 
 
@@ -44,6 +45,7 @@ class TrainConfig(Section):
     """A row counts in the top-k accuracy if its class is among its k largest outputs; null, or not fewer
     than the classes: not counted."""
     early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
+    reactions: ReactionsConfig = ReactionsConfig()
 
     @model_validator(mode="after")
     def _adasum_is_of_gradients_by_worker(self) -> TrainConfig:

@@ -80,7 +80,7 @@ class Reactions:
         if advice == DIVERGENCE:
             raise ModelError(
                 "the training diverges",
-                where="diagnostics.reactions.divergence=stop",
+                where="train.reactions.divergence=stop",
                 fix="lower optimizer.lr, or set schedule.warmup_epochs=1",
             )
         self.is_over = True
@@ -104,7 +104,7 @@ class Reactions:
             raise ModelError(
                 "the training still diverges",
                 got=f"{self._num_roll_backs} times back to the weights of an earlier epoch",
-                allowed=f"diagnostics.reactions.max_roll_backs={self._options.max_roll_backs}",
+                allowed=f"train.reactions.max_roll_backs={self._options.max_roll_backs}",
                 where=f"learning rate {self.rate_factor:g} times that of the schedule",
                 fix="lower optimizer.lr, or set schedule.warmup_epochs=1",
             )
