@@ -228,6 +228,6 @@ def _problem(folder: str, entry: FileEntry) -> str | None:
         data = storage.read_bytes(storage.join(folder, entry.path))
     except FileNotFoundError:
         return "missing"
-    if len(data) != entry.num_bytes or hash_bytes(data).hex() != entry.checksum:
+    if not entry.is_whole(data):
         return f"damaged: {len(data)} bytes, checksum {hash_bytes(data).hex()}"
     return None

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from dlspark import storage
 from dlspark.contracts import SPLITS, Preprocessing, Split
+from dlspark.data.fingerprint import hash_bytes
 from dlspark.errors import DatasetError
 
 MANIFEST_NAME = "_dlspark_manifest.json"
@@ -37,6 +38,10 @@ class FileEntry:
     """Two XXH64 of the file (see fingerprint), 32 hexadecimal digits."""
     min_row_id: int
     max_row_id: int
+
+    def is_whole(self, data: bytes) -> bool:
+        """Return whether these are the bytes that were written."""
+        return len(data) == self.num_bytes and hash_bytes(data).hex() == self.checksum
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from dlspark import storage
 from dlspark.contracts import ImageFormat
 from dlspark.data.columns import FileColumns, pixels_of
-from dlspark.data.fingerprint import hash_bytes
 from dlspark.data.manifest import FileEntry
 from dlspark.data.parquet_file import Provenance, Storage, read_table
 
@@ -85,7 +84,7 @@ class StoredRows:
         except FileNotFoundError:
             _log.warning("%s is lost; its images are decoded again", url)
             return None
-        if hash_bytes(data).hex() != entry.checksum:
+        if not entry.is_whole(data):
             _log.warning("%s is damaged; its images are decoded again", url)
             return None
         return _StoredFile(read_table(data), self._previous.image, self._previous.storage, url)

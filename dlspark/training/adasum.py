@@ -11,20 +11,6 @@ from collections.abc import Sequence
 
 import torch
 
-from dlspark.contracts import Communicator
-
-
-def gather(tensor: torch.Tensor, communicator: Communicator) -> torch.Tensor:
-    """Return the tensors of all ranks as rows [N, P], by a sum over rows that are 0 elsewhere. A collective.
-
-    Args:
-        tensor: [P], of this rank.
-        communicator: joins N ranks.
-    """
-    rows = tensor.new_zeros((communicator.size, len(tensor)))
-    rows[communicator.rank] = tensor
-    return communicator.all_reduce_sum(rows)
-
 
 def adasum(rows: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
     """Return the Adasum of gradients, float32 [P], each layer (tensor of the network) by itself.

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from dlspark.contracts import Batch, Communicator
-from dlspark.training.adasum import adasum, gather
+from dlspark.training.adasum import adasum
+from dlspark.training.replicas import gather_rows
 
 Compression = Literal["none", "fp16"]
 Reduction = Literal["mean", "adasum"]
@@ -96,7 +97,7 @@ class GradientBuffer:
             if self._reduction == "mean":
                 self.values.copy_(communicator.all_reduce_sum(sent))
             else:
-                self.values.copy_(adasum(gather(sent, communicator), self._sizes))
+                self.values.copy_(adasum(gather_rows(sent, communicator), self._sizes))
                 communicator.broadcast(self.values)
             communicator.all_reduce_sum(self._totals)
         loss_sum, num_correct, asked = self._totals.tolist()

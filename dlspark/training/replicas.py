@@ -57,13 +57,25 @@ def average_buffers(model: nn.Module, communicator: Communicator, *, local_rows:
             _replace([buffer for buffer in others if buffer.dtype == dtype], communicator.broadcast)
 
 
+def gather_rows(tensor: torch.Tensor, communicator: Communicator) -> torch.Tensor:
+    """Return the tensors of all ranks as rows [N, P], by a sum over rows that are 0 elsewhere. A collective.
+
+    Args:
+        tensor: [P], of this rank.
+        communicator: joins N ranks.
+    """
+    rows = tensor.new_zeros((communicator.size, len(tensor)))
+    rows[communicator.rank] = tensor
+    return communicator.all_reduce_sum(rows)
+
+
 def gather(
     tensors: Mapping[str, torch.Tensor], communicator: Communicator, device: torch.device
 ) -> dict[str, torch.Tensor]:
     """Return the tensors of all ranks, bit for bit. A collective: one all-reduce.
 
-    Each rank puts the bytes of its tensors into a row of its own, as whole numbers; the other rows are 0, so
-    the sum over ranks is a gather. Meant for what is small: each rank holds all of it for a moment.
+    The bytes are sent as whole numbers, which a sum with 0 leaves as they are. Meant for what is small: each
+    rank holds all of it for a moment.
 
     Args:
         tensors: of the same names, shapes and dtypes on all ranks, on any device.
@@ -75,9 +87,7 @@ def gather(
     """
     parts = {name: _bytes_of(tensor) for name, tensor in tensors.items()}
     words = torch.cat(list(parts.values())).view(torch.int64)
-    table = torch.zeros(communicator.size, len(words), dtype=torch.int64, device=device)
-    table[communicator.rank] = words.to(device)
-    rows = communicator.all_reduce_sum(table).cpu().view(torch.uint8)
+    rows = gather_rows(words.to(device), communicator).cpu().view(torch.uint8)
     gathered, start = {}, 0
     for name, tensor in tensors.items():
         own = rows[:, start : start + tensor.numel() * tensor.element_size()].contiguous()

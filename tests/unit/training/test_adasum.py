@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dlspark.contracts import Batch
-from dlspark.training.adasum import adasum, gather
+from dlspark.training.adasum import adasum
 from dlspark.training.gradients import Compression, GradientBuffer
 from dlspark.training.optimizers import build_optimizer
+from dlspark.training.replicas import gather_rows
 from dlspark.training.step import train_step
 from tests.unit.training.doubles import ThreadCommunicator, run_ranks
 from tests.unit.training.small_network import CPU, IMAGES, LABELS, LR, NUM_ROWS, network
@@ -71,7 +72,7 @@ def test_what_is_not_finite_stays_so(bad: float) -> None:
 
 def test_every_rank_gathers_the_tensors_of_all() -> None:
     gathered = run_ranks(
-        3, lambda communicator: gather(torch.full((2,), communicator.rank + 0.1), communicator)
+        3, lambda communicator: gather_rows(torch.full((2,), communicator.rank + 0.1), communicator)
     )
     for rows in gathered:
         assert torch.equal(rows, torch.tensor([[0.1, 0.1], [1.1, 1.1], [2.1, 2.1]]))
