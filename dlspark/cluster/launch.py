@@ -20,6 +20,7 @@ from dlspark.cluster.backends import Backend, choose_backend
 from dlspark.cluster.communicator import LocalCommunicator
 from dlspark.cluster.connections import Ports
 from dlspark.cluster.failures import record_failure, recorded_error
+from dlspark.cluster.local_watch import LocalWatch
 from dlspark.cluster.preflight import require_slots
 from dlspark.cluster.rank_job import run_rank_job
 from dlspark.contracts import WorkerFunction, WorkerTask
@@ -57,7 +58,7 @@ def launch(
         threads_per_worker: torch threads of a rank; None shares the cores of a host among its ranks.
         slots_timeout_seconds: how long to wait for free task slots, at most 25 s.
         stall_timeout_seconds: how long a rank may stand still until all leave their Python stacks and the
-            late one is named; not watched with backend local, which has no second process.
+            late one is named; with backend local only what comes back to Python can be interrupted.
         ports: first and last of a range, of which one is for the ranks to meet; None: any.
         interface: network interface over which the ranks meet and talk; None: the one that leads to another
             rank's host. Neither is used with backend local.
@@ -70,15 +71,15 @@ def launch(
     if backend == "local":
         if num_workers != 1:
             raise ClusterError("the local backend is one process", got=f"{num_workers} workers", allowed="1")
-        return [_run_here(function, task, threads_per_worker)]
+        return [_run_here(function, task, threads_per_worker, stall_timeout_seconds)]
     if spark is None:
         raise ClusterError(
             f"cluster.backend={backend} needs a Spark session", fix="set cluster.backend=local"
         )
     choose_backend(backend)
     require_slots(spark, num_workers, slots_timeout_seconds)
-    attempt = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
-    _log.debug("launching %d ranks, attempt %s", num_workers, attempt)
+    failures = _failures_of(task)
+    _log.debug("launching %d ranks, whose failures go to %s", num_workers, failures)
     return run_rank_job(
         function,
         task,
@@ -88,21 +89,33 @@ def launch(
         start_timeout_seconds=start_timeout_seconds,
         threads_per_rank=threads_per_worker,
         stall_timeout_seconds=stall_timeout_seconds,
-        failures=storage.join(storage.absolute(task.run_dir), "failures", attempt),
+        failures=failures,
         ports=ports,
         interface=interface,
     )
 
 
-def _run_here(function: WorkerFunction, task: WorkerTask, threads: int | None) -> Any:
-    communicator = LocalCommunicator()
-    with _torch_threads(threads):
-        try:
+def _failures_of(task: WorkerTask) -> str:
+    """Return the folder for what is recorded of the failures of one launch."""
+    attempt = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}"
+    return storage.join(storage.absolute(task.run_dir), "failures", attempt)
+
+
+def _run_here(function: WorkerFunction, task: WorkerTask, threads: int | None, stall_seconds: float) -> Any:
+    communicator, host, failures = LocalCommunicator(), socket.gethostname(), _failures_of(task)
+    whereabouts = communicator.whereabouts
+    watch = LocalWatch(whereabouts, failures, host=host, timeout_seconds=stall_seconds)
+    try:
+        with _torch_threads(threads), watch.over_this_thread():
+            whereabouts.note("start")
             return function(task, communicator)
-        except Exception as error:
-            place, host = communicator.whereabouts.place, socket.gethostname()
-            record = record_failure(error, rank=0, num_ranks=1, host=host, place=place)
-            raise recorded_error(record, num_others=0, where=None) from error
+    except KeyboardInterrupt:
+        if watch.record is None:
+            raise
+        raise recorded_error(watch.record, num_others=0, where=failures) from None
+    except Exception as error:
+        record = record_failure(error, rank=0, num_ranks=1, host=host, place=whereabouts.place)
+        raise recorded_error(record, num_others=0, where=None) from error
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ SLOW_FACTOR = 4
 """So many times longer a rank may stand still until its first step is done, and when it leaves the job."""
 _OVERDUE_FACTOR = 3
 """After so many timeouts in a collective a rank no longer believes that one that says nothing still moves."""
-_SECONDS_BETWEEN_LOOKS = 1.0
+SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_STOPPED = 5.0
 """A shorter stop may be that of a tool which looks into the process."""
 _SECONDS_FOR_OTHERS = 5.0
@@ -81,7 +81,7 @@ class RankWatch:
 
     def _wait_for_record(self, pid: int, ended: threading.Event) -> FailureRecord | None:
         """Return the record that this watch has written; None if the watch is over."""
-        interval = min(_SECONDS_BETWEEN_LOOKS, self._timeout_seconds / 4)
+        interval = min(SECONDS_BETWEEN_LOOKS, self._timeout_seconds / 4)
         place: Place | None = None
         moved_at = ran_at = time.monotonic()
         while True:
@@ -89,7 +89,7 @@ class RankWatch:
             if ended.wait(interval):
                 return None
             now = time.monotonic()
-            if now - slept_at > interval + _SECONDS_BETWEEN_LOOKS:
+            if now - slept_at > interval + SECONDS_BETWEEN_LOOKS:
                 # This process did not run either, as in a frozen container: that time does not count.
                 moved_at, ran_at = moved_at + now - slept_at, ran_at + now - slept_at
             seen, stopped_by = self._board.read(), find_stop(pid)

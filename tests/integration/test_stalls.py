@@ -88,20 +88,20 @@ def test_a_rank_that_is_stopped_is_named_with_its_signal(
     assert first.startswith(who + "SIGSTOP: its process was stopped by SIGSTOP")
 
 
-@pytest.mark.parametrize("backend", ["torch", "horovod"])
+@pytest.mark.parametrize(("backend", "num_workers"), [("torch", 2), ("horovod", 2), ("local", 1)])
 def test_a_training_that_stands_still_starts_again(
-    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: Backend
+    spark: SparkSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: Backend, num_workers: int
 ) -> None:
     dataset, uri = f"{tmp_path}/dataset", f"sqlite:///{tmp_path}/mlflow.db"
     ingest.run(compose(["source=builtin:digits", f"dataset={dataset}"]), spark)
     monkeypatch.setattr(train, "run_training", recording_worker.stand_still_once_in_the_second_epoch)
     words = (f"dataset={dataset}", f"run_dir={tmp_path}/run", f"tracking.uri={uri}", "train.epochs=2")
-    cluster = (f"cluster.backend={backend}", "cluster.threads_per_worker=1")
+    cluster = (f"cluster.backend={backend}", f"cluster.workers={num_workers}", "cluster.threads_per_worker=1")
     limit = "cluster.stall_timeout_seconds=8"
     done = train.run(compose([*words, *cluster, limit, "train.global_batch_size=100"]), spark)
     assert done.steps == 30
     (run,) = MlflowClient(uri).search_runs(["1"])
     assert run.info.status == "FINISHED"
-    assert "rank 1 of 2" in run.data.tags["dlspark.last_restart"]
+    assert f"rank {num_workers - 1} of {num_workers}" in run.data.tags["dlspark.last_restart"]
     assert "at step 23 (data): Stall" in run.data.tags["dlspark.last_restart"]
     assert_nothing_is_left(spark, _MARK)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +16,7 @@ from dlspark.cluster.communicator import LocalCommunicator
 from dlspark.cluster.launch import launch
 from dlspark.cluster.rank import share_of_cores
 from dlspark.contracts import WorkerTask
-from dlspark.errors import ClusterError, WorkerFailedError
+from dlspark.errors import ClusterError, LostWorkerError, WorkerFailedError
 from tests import workers
 
 if TYPE_CHECKING:
@@ -64,7 +67,8 @@ def test_a_failure_has_the_form_of_a_rank_and_its_cause(tmp_path: Path) -> None:
             threads_per_worker=None,
         )
     first = str(caught.value).splitlines()[0]
-    assert first.startswith(f"rank 0 of 1 on host {socket.gethostname()} failed: ValueError: boom on rank 0")
+    who = f"rank 0 of 1 on host {socket.gethostname()}"
+    assert first.startswith(f"{who} failed at its start: ValueError: boom on rank 0")
     assert "raise_here" in str(caught.value)
     assert isinstance(caught.value.__cause__, ValueError)
 
@@ -84,6 +88,57 @@ def test_ctrl_c_is_not_a_failure() -> None:
             start_timeout_seconds=1,
             threads_per_worker=None,
         )
+
+
+@pytest.mark.faults(scenario=1)
+def test_a_step_that_does_not_end_is_interrupted_and_named_with_its_stack(tmp_path: Path) -> None:
+    def hang_in_step_seven(task: WorkerTask, communicator: Communicator) -> None:
+        communicator.whereabouts.note("data", step=6)
+        communicator.whereabouts.note("data", step=7)
+        communicator.whereabouts.note("compute")
+        threading.Event().wait(60)
+
+    with pytest.raises(LostWorkerError) as caught:
+        launch(
+            hang_in_step_seven,
+            replace(_TASK, run_dir=str(tmp_path)),
+            backend="local",
+            num_workers=1,
+            spark=None,
+            start_timeout_seconds=1,
+            threads_per_worker=None,
+            stall_timeout_seconds=0.5,
+        )
+    (folder,) = tmp_path.glob("failures/*/stacks")
+    first = str(caught.value).splitlines()[0]
+    who = f"rank 0 of 1 on host {socket.gethostname()}"
+    assert first.startswith(f"{who} failed at step 7 (compute): Stall: it has not moved for ")
+    assert str(folder) in first
+    stacks = (folder / "rank-00000.txt").read_text()
+    assert stacks.startswith("at step 7 (compute), has not moved for ")
+    assert "hang_in_step_seven" in stacks
+
+
+@pytest.mark.faults(scenario=1)
+def test_a_rank_that_moves_is_not_interrupted(tmp_path: Path) -> None:
+    def move(task: WorkerTask, communicator: Communicator) -> int:
+        for step in range(1, 13):
+            communicator.whereabouts.note("data", step=step)
+            time.sleep(0.05)
+        return step
+
+    moved = launch(
+        move,
+        replace(_TASK, run_dir=str(tmp_path)),
+        backend="local",
+        num_workers=1,
+        spark=None,
+        start_timeout_seconds=1,
+        threads_per_worker=None,
+        stall_timeout_seconds=0.4,
+    )
+    assert moved == [12]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("backend", "num_workers"), [("local", 2), ("horovod", 2)])
