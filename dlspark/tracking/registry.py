@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_ARTIFACT = "checkpoint"
 _MODEL_CODE = "predict/serve.py"
+_FOR_WORDS = {"timeout_seconds": 30, "num_retries": 1}
+"""A server that hangs holds the end of a training up for a minute, not for many."""
+_FOR_FILES = {"timeout_seconds": 120, "num_retries": 3}
 _SIGNATURE = ModelSignature(
     inputs=Schema([ColSpec(DataType.binary, "image")]),
     outputs=Schema(
@@ -76,7 +79,7 @@ def log_classifier(
     """
     tracking_uri = absolute_tracking_uri(tracking_uri)
     with _as_tracking_error("the model cannot be logged", tracking_uri), ExitStack() as stack:
-        stack.enter_context(request_limits(timeout_seconds=120, num_retries=3))
+        stack.enter_context(request_limits(**_FOR_WORDS))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dlspark-model-")))
         client = MlflowClient(tracking_uri)
         experiment_id = client.get_run(run_id).info.experiment_id
@@ -92,7 +95,8 @@ def log_classifier(
         )
         with fluent_tracking_uri(tracking_uri):
             _save(folder, checkpoint_url, example_image, description)
-        client.log_model_artifacts(logged.model_id, str(folder / "model"))
+        with request_limits(**_FOR_FILES):
+            client.log_model_artifacts(logged.model_id, str(folder / "model"))
         client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
         # Last, so that a run only ever points at a model that is there as a whole.
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=step)])
