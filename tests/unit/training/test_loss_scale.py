@@ -55,9 +55,10 @@ def test_a_gradient_that_fp16_cannot_hold_is_kept() -> None:
     (plain,) = step([None], images=images)
     (scaled,) = step([LossScale()], images=images)
     (exact,) = step([None], images=images, precision="fp32")
-    moved = [(model[0].weight - network()[0].weight).abs().max() for model in (plain, scaled, exact)]
-    assert moved[0] < 0.5 * moved[2]
-    torch.testing.assert_close(moved[1], moved[2], rtol=0.05, atol=0.0)
+    # Of the gradients, since a step of fp32 weights rounds what is so small.
+    lost, kept, wanted = (model[0].weight.grad for model in (plain, scaled, exact))
+    assert (lost - wanted).norm() > 0.2 * wanted.norm()
+    assert (kept - wanted).norm() < 0.05 * wanted.norm()
 
 
 def test_a_scale_that_is_too_large_costs_the_step_on_every_rank_and_is_halved() -> None:
