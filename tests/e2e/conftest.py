@@ -80,6 +80,25 @@ def looked_into(checkout: Path, laptop: dict[str, dict[str, Any]]) -> list[dict[
 
 
 @pytest.fixture(scope="session")
+def experiments(checkout: Path, laptop: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The results of the README's commands on MNIST, in their order: an epoch each, on the digits."""
+    for split, part in (("train", slice(0, None, 2)), ("test", slice(1, None, 2))):
+        for folder in (checkout / "runs" / "digits" / "dataset-source").glob("[0-9]"):
+            target = checkout / "mnist" / split / folder.name
+            target.mkdir(parents=True)
+            for file in sorted(folder.iterdir())[part]:
+                shutil.copy2(file, target)
+    results = []
+    for command in commands_by_section()["MNIST"]:
+        words = command if command.startswith("dlspark evaluate") else f"{command} train.epochs=1"
+        finished = run_command(
+            ["bash", "-c", f"source .venv/bin/activate && {words}"], folder=checkout, timeout=300
+        )
+        results.append(result_of(finished))
+    return results
+
+
+@pytest.fixture(scope="session")
 def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A standalone cluster of one master and two workers of one core each."""
     with standalone_cluster(tmp_path_factory.mktemp("cluster"), num_workers=2) as url:

@@ -26,6 +26,7 @@ _RUN_AS_SECTIONS = {
     "spark-submit, on a cluster",
     "The data",
     "The network and its training",
+    "MNIST",
 }
 
 
@@ -85,6 +86,21 @@ def test_the_commands_on_networks_and_steps(
     assert replayed["epoch"] == 17 // -(-laptop["ingest"]["splits"]["train"] // 128) + 1
     assert all(row["key"].startswith(f"{row['label']}/") for row in replayed["rows"])
     assert Path(replayed["picture"]).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_commands_on_mnist(experiments: list[dict[str, Any]]) -> None:
+    lecture, best, dropout, without, with_it, batch_norm, optimizers = experiments
+    assert lecture["listed"] == best["listed"] == 1797
+    assert lecture["is_new"]
+    assert not best["is_new"]
+    assert lecture["test_accuracy"] > 0.3  # of an epoch of six steps
+    assert [run["run_dir"] for run in dropout["runs"]] == [without["run_dir"], with_it["run_dir"]]
+    assert (without["split"], with_it["split"]) == ("test", "test")
+    assert [run["words"] for run in batch_norm["runs"]] == ["model.batch_norm=false", "model.batch_norm=true"]
+    assert len(optimizers["runs"]) == 9
+    for compared in (dropout, batch_norm, optimizers):
+        assert Path(compared["picture"]).read_bytes().startswith(b"\x89PNG")
+        assert all(run["error"] is None for run in compared["runs"])
 
 
 def test_the_command_that_opens_the_ui(checkout: Path, demo: dict[str, Any]) -> None:
