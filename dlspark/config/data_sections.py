@@ -131,6 +131,8 @@ class AugmentConfig(Section):
     """Above 0: crop a random part of at least this share of the area and scale it to crop_size."""
     rotate_degrees: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
     """Rotate about the centre by up to so many degrees either way; black outside."""
+    elastic: Annotated[float, Field(ge=0.0, le=64.0)] = 0.0
+    """Distort smoothly, each point by up to so many pixels either way (Simard et al. 2003); black outside."""
     colour: Share = 0.0
     """Scale brightness, contrast and saturation by up to this share either way, in [0, 1)."""
     randaugment_ops: Annotated[int, Field(ge=0)] = 0
@@ -168,7 +170,7 @@ class AugmentConfig(Section):
         if self.copies and not self.switches:
             raise ValueError(
                 f"copies={self.copies} would repeat the images as they are; set mirror, crop_padding, "
-                "rotate_degrees, colour, randaugment_ops or erase, or copies=0"
+                "rotate_degrees, elastic, colour, randaugment_ops or erase, or copies=0"
             )
         if self.copies and self.crop_size:
             raise ValueError(

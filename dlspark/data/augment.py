@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dlspark.data.draws import Draws
+from dlspark.data.elastic import bend
 from dlspark.data.rand_augment import rand_augment
 from dlspark.data.resized_crop import resized_crops
 
@@ -37,6 +38,8 @@ class Augmentation:
     """Mirror left to right with probability 1/2."""
     rotate_degrees: float = 0.0
     """Rotate about the centre by up to so much either way, in [0, 180]; bilinear, black outside."""
+    elastic: float = 0.0
+    """Above 0: distort smoothly, each point by up to so many pixels along each axis; see elastic."""
     colour: float = 0.0
     """Brightness, contrast and (RGB) saturation are each scaled by a factor in [1 - colour, 1 + colour]."""
     randaugment_ops: int = 0
@@ -89,6 +92,8 @@ def augment(
         _mirror(pixels, np.flatnonzero(draws.mirrored()))
     if augmentation.rotate_degrees:
         pixels = _rotate(pixels, draws.degrees(augmentation.rotate_degrees))
+    if augmentation.elastic:
+        pixels = bend(pixels, draws, most=augmentation.elastic)
     if augmentation.colour:
         pixels = _recolour(pixels, draws.colour_factors(augmentation.colour))
     if augmentation.randaugment_ops:

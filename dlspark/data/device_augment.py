@@ -1,8 +1,8 @@
 """The random changes of `augment` on a GPU: the same parameters, applied to a whole batch by torch.
 
 Crops out of a padding, mirrors and erased rectangles give the bytes that the CPU gives. Scaled crops,
-rotations and colours are computed in float32 by other code: a value may differ by a rounding, and at the
-black border of a rotation by more. RandAugment works on one image at a time and has no place here.
+rotations, distortions and colours are computed in float32 by other code: a value may differ by a rounding,
+and at the black border of a rotation by more. RandAugment works on one image at a time and has no place here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from dlspark.data.augment import LUMA, Augmentation
 from dlspark.data.draws import Draws
+from dlspark.data.elastic import displacements
 from dlspark.data.resized_crop import draw_boxes
 from dlspark.errors import ConfigError
 
@@ -57,6 +58,8 @@ def augment_on_device(
         pixels = torch.where(chosen, pixels.flip(2), pixels)
     if augmentation.rotate_degrees:
         pixels = _rotate(pixels, draws.degrees(augmentation.rotate_degrees))
+    if augmentation.elastic:
+        pixels = _bend(pixels, draws, augmentation.elastic)
     if augmentation.colour:
         pixels = _recolour(pixels, draws.colour_factors(augmentation.colour))
     if augmentation.erase:
@@ -104,6 +107,19 @@ def _rotate(pixels: torch.Tensor, degrees: NDArray[np.float64]) -> torch.Tensor:
     planes = pixels.permute(0, 3, 1, 2).float()
     turned = functional.grid_sample(planes, grid, mode="bilinear", align_corners=False)
     return turned.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def _bend(pixels: torch.Tensor, draws: Draws, most: float) -> torch.Tensor:
+    _, height, width, _ = pixels.shape
+    fields = displacements(draws, height, width, most=most)
+    down, right = (torch.from_numpy(field.copy()).to(pixels.device) for field in fields)
+    # In the units of the grid, in which both sides are 2 long and a pixel has its place in its middle.
+    rows = torch.arange(height, device=pixels.device).view(-1, 1)
+    y = (2 * (rows + down) + 1) / height - 1
+    x = (2 * (torch.arange(width, device=pixels.device) + right) + 1) / width - 1
+    planes = pixels.permute(0, 3, 1, 2).float()
+    bent = functional.grid_sample(planes, torch.stack([x, y], dim=3), mode="bilinear", align_corners=False)
+    return bent.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def _recolour(pixels: torch.Tensor, factors: NDArray[np.float32]) -> torch.Tensor:

@@ -5,12 +5,15 @@ import pytest
 
 from dlspark.data.augment import Augmentation, augment
 from dlspark.data.draws import Draws
+from dlspark.data.elastic import displacements
 
 IDS = np.arange(64, dtype=np.int64) * 977 + 2**61
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 6, 5, 3), dtype=np.uint8)
 
 
-EVERYTHING = Augmentation(crop_padding=2, mirror=True, rotate_degrees=20.0, colour=0.4, erase=0.5)
+EVERYTHING = Augmentation(
+    crop_padding=2, mirror=True, rotate_degrees=20.0, elastic=1.5, colour=0.4, erase=0.5
+)
 
 
 def changed(rows: slice | np.ndarray, *, seed: int = 3, epoch: int = 2) -> np.ndarray:
@@ -82,6 +85,33 @@ def test_rotation_is_bounded_and_about_the_centre() -> None:
     assert (turned != cross).any(axis=(1, 2, 3)).sum() > 50
     little = augment(cross, IDS, Augmentation(rotate_degrees=1.0), seed=0, epoch=0)
     assert (little[:, :2] == 0).all()
+
+
+def test_an_elastic_distortion_moves_each_point_a_little_and_smoothly() -> None:
+    down, right = displacements(Draws(IDS, seed=0, epoch=0), 28, 20, most=3.0)
+    assert down.shape == right.shape == (64, 28, 20)
+    for field in (down, right):
+        assert 1.5 < np.abs(field).max() <= 3.0
+        assert np.abs(np.diff(field, axis=1)).max() < 0.7
+        assert np.abs(np.diff(field, axis=2)).max() < 0.9
+        assert abs(field.mean()) < 0.1
+    assert np.abs(np.corrcoef(down.ravel(), right.ravel())[0, 1]) < 0.1
+
+
+def test_a_distorted_ramp_shows_where_each_pixel_comes_from() -> None:
+    ramp = np.broadcast_to(np.arange(28, dtype=np.uint8)[:, np.newaxis] * 5, (64, 28, 28))[..., np.newaxis]
+    bent = augment(ramp, IDS, Augmentation(elastic=3.0), seed=0, epoch=0)
+    down, _ = displacements(Draws(IDS, seed=0, epoch=0), 28, 28, most=3.0)
+    inside = slice(4, 24)
+    wanted = 5 * (np.arange(28)[:, np.newaxis] + down)
+    assert np.abs(bent[:, inside, inside, 0] - wanted[:, inside, inside]).max() <= 0.51
+
+
+def test_what_an_elastic_distortion_brings_in_from_outside_is_black() -> None:
+    white = np.full((64, 12, 12, 1), 255, dtype=np.uint8)
+    bent = augment(white, IDS, Augmentation(elastic=4.0), seed=0, epoch=0)
+    assert (bent[:, 5:7, 5:7] == 255).all()
+    assert (bent[:, 0] == 0).any()
 
 
 def test_colour_stays_between_its_factors() -> None:

@@ -65,6 +65,14 @@ def test_computed_pixels_differ_by_a_rounding_at_most(augmentation: Augmentation
 
 
 @pytest.mark.parametrize("device", DEVICES)
+def test_a_distortion_is_the_same_away_from_its_black_border(device: str) -> None:
+    expected, got = both(Augmentation(elastic=3.0), device, smooth=True)
+    inner = np.abs(got - expected)[:, 8:24, 8:24]
+    assert inner.max() <= 1
+    assert (got == expected).mean() > 0.75
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_a_rotation_is_the_same_away_from_its_black_border(device: str) -> None:
     expected, got = both(Augmentation(rotate_degrees=25), device, smooth=True)
     inner = np.abs(got - expected)[:, 8:24, 8:24]
