@@ -15,12 +15,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 from dlspark import storage
 from dlspark.cluster.failures import FailureRecord, write_failure
 from dlspark.cluster.stalls import record_stall
 from dlspark.cluster.watch import SECONDS_BETWEEN_LOOKS, SLOW_FACTOR
 from dlspark.cluster.whereabouts import Place, RankWhereabouts
+
+_SIGNAL = signal.SIGUSR2
 
 _log = logging.getLogger(__name__)
 
@@ -55,13 +58,14 @@ class LocalWatch:
         thread = threading.Thread(
             target=self._run, args=(watched, ended), name="dlspark-local-watch", daemon=True
         )
-        thread.start()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._is_over = True
-            ended.set()
+        with _interruptible():
+            thread.start()
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._is_over = True
+                ended.set()
 
     def _run(self, watched: threading.Thread, ended: threading.Event) -> None:
         place: Place | None = None
@@ -108,4 +112,22 @@ class LocalWatch:
                 "the training stands still %s: %s; it is interrupted", self.record.place, self.record.message
             )
             if watched is threading.main_thread():
-                signal.pthread_kill(watched.ident or 0, signal.SIGINT)
+                signal.pthread_kill(watched.ident or 0, _SIGNAL)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let the signal raise KeyboardInterrupt in the main thread; SIGINT may be ignored, as under nohup."""
+    if threading.current_thread() is not threading.main_thread():
+        # Python lets only the main thread set handlers.
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(_SIGNAL, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(_SIGNAL, before or signal.SIG_DFL)
