@@ -251,24 +251,37 @@ def test_the_configuration_is_taken() -> None:
     assert plain == StepOptions()
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 6), (36,)], ids=["images", "features"])
-def test_with_autocast_images_are_channels_last_and_features_are_as_they_are(shape: tuple[int, ...]) -> None:
-    seen: list[torch.Tensor] = []
-    model = nn.Sequential(nn.Flatten(), nn.Linear(36, NUM_CLASSES))
-    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    rows = Batch(
-        step=0,
-        global_rows=NUM_ROWS,
-        row_ids=np.arange(NUM_ROWS),
-        images=torch.randn(NUM_ROWS, *shape),
-        labels=LABELS,
-    )
+def bf16_step(model: nn.Module, images: torch.Tensor) -> StepResult:
+    rows = Batch(step=0, global_rows=NUM_ROWS, row_ids=np.arange(NUM_ROWS), images=images, labels=LABELS)
 
     def on_rank(communicator: ThreadCommunicator) -> StepResult:
         buffer, optimizer = GradientBuffer(model, CPU), build_optimizer(model, "sgd", lr=LR)
         return train_step(model, optimizer, buffer, communicator, rows, lr=LR, precision="bf16")
 
     [result] = run_ranks(1, on_rank)
-    assert np.isfinite(result.loss_sum)
-    assert torch.equal(seen[0], rows.images)
+    return result
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 6), (1, 6, 6), (36,)], ids=["images", "gray", "features"])
+def test_with_autocast_images_are_channels_last_and_features_are_as_they_are(shape: tuple[int, ...]) -> None:
+    seen: list[torch.Tensor] = []
+    model = nn.Sequential(nn.Flatten(), nn.Linear(36, NUM_CLASSES))
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    images = torch.randn(NUM_ROWS, *shape)
+    assert np.isfinite(bf16_step(model, images).loss_sum)
+    assert torch.equal(seen[0], images)
     assert seen[0].stride(1) == 1, "the channels of a pixel, or the features, are not side by side"
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_with_autocast_the_layers_behind_the_images_are_channels_last_too(channels: int) -> None:
+    seen: list[torch.Tensor] = []
+    model = nn.Sequential(
+        nn.Conv2d(channels, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(16, NUM_CLASSES)
+    )
+    for layer in model[:2]:
+        layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    bf16_step(model, torch.randn(NUM_ROWS, channels, 6, 6))
+    for output in seen:
+        assert output.is_contiguous(memory_format=torch.channels_last)
+        assert not output.is_contiguous()
