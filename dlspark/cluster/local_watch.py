@@ -108,10 +108,9 @@ class LocalWatch:
         with self._lock:
             if self._is_over or self.record is None:
                 return
-            _log.error(
-                "the training stands still %s: %s; it is interrupted", self.record.place, self.record.message
-            )
+            _log.error("the training stands still %s: %s", self.record.place, self.record.message)
             if watched is threading.main_thread():
+                _log.error("it is interrupted")
                 signal.pthread_kill(watched.ident or 0, _SIGNAL)
 
 

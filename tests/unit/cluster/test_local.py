@@ -7,7 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ import torch
 from dlspark.cluster.communicator import LocalCommunicator
 from dlspark.cluster.launch import launch
 from dlspark.cluster.rank import share_of_cores
-from dlspark.contracts import WorkerTask
+from dlspark.contracts import WorkerFunction, WorkerTask
 from dlspark.errors import ClusterError, LostWorkerError, WorkerFailedError
 from tests import workers
 
@@ -90,6 +90,19 @@ def test_ctrl_c_is_not_a_failure() -> None:
         )
 
 
+def launch_watched(function: WorkerFunction, run_dir: Path) -> list[Any]:
+    return launch(
+        function,
+        replace(_TASK, run_dir=str(run_dir)),
+        backend="local",
+        num_workers=1,
+        spark=None,
+        start_timeout_seconds=1,
+        threads_per_worker=None,
+        stall_timeout_seconds=0.5,
+    )
+
+
 @pytest.mark.faults(scenario=1)
 def test_a_step_that_does_not_end_is_interrupted_and_named_with_its_stack(tmp_path: Path) -> None:
     def hang_in_step_seven(task: WorkerTask, communicator: Communicator) -> None:
@@ -99,16 +112,7 @@ def test_a_step_that_does_not_end_is_interrupted_and_named_with_its_stack(tmp_pa
         threading.Event().wait(60)
 
     with pytest.raises(LostWorkerError) as caught:
-        launch(
-            hang_in_step_seven,
-            replace(_TASK, run_dir=str(tmp_path)),
-            backend="local",
-            num_workers=1,
-            spark=None,
-            start_timeout_seconds=1,
-            threads_per_worker=None,
-            stall_timeout_seconds=0.5,
-        )
+        launch_watched(hang_in_step_seven, tmp_path)
     (folder,) = tmp_path.glob("failures/*/stacks")
     first = str(caught.value).splitlines()[0]
     who = f"rank 0 of 1 on host {socket.gethostname()}"
@@ -122,22 +126,12 @@ def test_a_step_that_does_not_end_is_interrupted_and_named_with_its_stack(tmp_pa
 @pytest.mark.faults(scenario=1)
 def test_a_rank_that_moves_is_not_interrupted(tmp_path: Path) -> None:
     def move(task: WorkerTask, communicator: Communicator) -> int:
-        for step in range(1, 13):
+        for step in range(1, 16):
             communicator.whereabouts.note("data", step=step)
             time.sleep(0.05)
         return step
 
-    moved = launch(
-        move,
-        replace(_TASK, run_dir=str(tmp_path)),
-        backend="local",
-        num_workers=1,
-        spark=None,
-        start_timeout_seconds=1,
-        threads_per_worker=None,
-        stall_timeout_seconds=0.4,
-    )
-    assert moved == [12]
+    assert launch_watched(move, tmp_path) == [15]
     assert list(tmp_path.iterdir()) == []
 
 
