@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 _NUM_LAST_LINES = 40
 _MAX_OUTPUT_BYTES = 65536
+_CYCLE_MILLISECONDS = "5"
+"""Between the moments at which Horovod's thread asks the ranks what is to be sent. Its own 1 ms costs ranks
+that compute on the CPU a tenth of their speed; at 20 ms the waiting costs as much (benchmarks/scaling.py)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -227,6 +230,8 @@ def _environment(seat: Seat, joined: Joined, timeout_seconds: float, interface: 
         values.setdefault(gloo, found)
     if joined == "horovod":
         values |= horovod_environment(seat, timeout_seconds=timeout_seconds)
+        if not seat.gpus:
+            values.setdefault("HOROVOD_CYCLE_TIME", _CYCLE_MILLISECONDS)
     return values
 
 

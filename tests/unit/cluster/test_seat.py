@@ -82,3 +82,14 @@ def test_a_rank_is_told_the_interface_and_nothing_else_wins(
     assert (told[mine], told.get("NCCL_SOCKET_IFNAME")) == ("ib0", None)
     monkeypatch.delenv(mine)
     assert _environment(place, joined, 5.0, None)[mine] == "lo"
+
+
+def test_horovods_thread_rests_longer_where_it_shares_the_cores_with_the_computing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = seat(0, ("127.0.0.1", "127.0.0.2"))
+    monkeypatch.delenv("HOROVOD_CYCLE_TIME", raising=False)
+    assert float(_environment(here, "horovod", 5.0, None)["HOROVOD_CYCLE_TIME"]) > 1
+    assert "HOROVOD_CYCLE_TIME" not in _environment(replace(here, gpus=("0",)), "horovod", 5.0, None)
+    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "7")
+    assert _environment(here, "horovod", 5.0, None)["HOROVOD_CYCLE_TIME"] == "7"
