@@ -25,6 +25,7 @@ from dlspark.cluster.preflight import require_slots
 from dlspark.cluster.rank_job import run_rank_job
 from dlspark.contracts import WorkerFunction, WorkerTask
 from dlspark.errors import ClusterError
+from dlspark.heap import keep_freed_memory
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -102,6 +103,7 @@ def _failures_of(task: WorkerTask) -> str:
 
 
 def _run_here(function: WorkerFunction, task: WorkerTask, threads: int | None, stall_seconds: float) -> Any:
+    keep_freed_memory()
     communicator, host, failures = LocalCommunicator(), socket.gethostname(), _failures_of(task)
     whereabouts = communicator.whereabouts
     watch = LocalWatch(whereabouts, failures, host=host, timeout_seconds=stall_seconds)

@@ -15,12 +15,14 @@ from dlspark.cluster.rank_task import RankOrder
 from dlspark.cluster.supervise import end_with_parent
 from dlspark.cluster.whereabouts import Board, RankWhereabouts
 from dlspark.contracts import Communicator
+from dlspark.heap import keep_freed_memory
 
 
 def main() -> None:
     """Run a rank; its result goes to the file that the order names, an error ends it with exit code 1."""
     order: RankOrder = pickle.loads(sys.stdin.buffer.read())  # noqa: S301 - from the task that started this
     end_with_parent(order.parent)
+    keep_freed_memory()
     result = run_rank(
         order.call,
         partial(_communicator, order),

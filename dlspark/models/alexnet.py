@@ -13,7 +13,7 @@ from torch import nn
 
 from dlspark.models.initialise import initialise_logits
 from dlspark.models.layer_table import check_fit
-from dlspark.models.layers import dropout_layer
+from dlspark.models.layers import Flatten, dropout_layer
 from dlspark.models.zoo import choose_stem, require_total_stride, take_channels
 
 _TOTAL_STRIDES = {"small": 8}
@@ -78,7 +78,7 @@ def _small(channels: int, num_classes: int, drop: nn.Dropout) -> nn.Module:
     parts = OrderedDict[str, nn.Module](
         features=nn.Sequential(*features),
         avgpool=nn.AdaptiveAvgPool2d(1),
-        flatten=nn.Flatten(),
+        flatten=Flatten(),
         classifier=nn.Sequential(drop, nn.Linear(inputs, num_classes)),
     )
     network = nn.Sequential(parts)

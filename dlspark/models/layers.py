@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -12,6 +13,9 @@ from dlspark.models.options import require_at_least, require_choice, require_sha
 
 LEAKY_SLOPE = 0.01
 """Slope of leaky_relu below 0 (Maas et al. 2013)."""
+
+_DRAWS = 2**16
+"""Values that the bits drawn for a unit can have."""
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "sigmoid": nn.Sigmoid,
@@ -49,6 +53,45 @@ class Maxout(nn.Module):
     def extra_repr(self) -> str:
         """Show k where the network is printed."""
         return f"pieces={self.pieces}"
+
+
+class Flatten(nn.Flatten):
+    """nn.Flatten; its gradient has the layout of the images that it got.
+
+    torch's own hands back a gradient in the order of the features. Max pooling takes the layout of that, and
+    would copy its large tensors to it and back: on a CPU, a sixth of the time of a step of mnist_cnn.
+    """
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Map [b, C, H, W] to [b, C*H*W]."""
+        is_channels_last = images.is_contiguous(memory_format=torch.channels_last)
+        if is_channels_last and images.requires_grad and not torch.compiler.is_compiling():
+            images.register_hook(_channels_last)  # type: ignore[no-untyped-call]
+        return super().forward(images)
+
+
+def _channels_last(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.contiguous(memory_format=torch.channels_last)
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout; on a CPU it draws 16 random bits for a unit, where torch draws a double on one thread.
+
+    The share is therefore a multiple of 1 / 65,536 there, and what is left is scaled by exactly that one. The
+    draws are of torch's global generator, like torch's own.
+    """
+
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        """Set units to 0 at random and scale the others, while training; the same shape and layout."""
+        if not self.training or self.p == 0 or values.device.type != "cpu":
+            return super().forward(values)
+        num_dropped = min(round(self.p * _DRAWS), _DRAWS - 1)
+        mask = torch.empty_like(values, requires_grad=False)
+        # random_ without bounds leaves the sign bit alone.
+        words = torch.empty(math.ceil(mask.numel() / 4), dtype=torch.int64).random_(-(2**63), None)
+        is_kept = words.view(torch.int16)[: mask.numel()] >= num_dropped - _DRAWS // 2
+        mask.as_strided((mask.numel(),), (1,)).copy_(is_kept).mul_(_DRAWS / (_DRAWS - num_dropped))
+        return values * mask
 
 
 def activation_layer(name: str, *, maxout_pieces: int = 2) -> nn.Module:
@@ -119,7 +162,7 @@ def convolution_block(
     return [layer, *norm, last]
 
 
-def dropout_layer(key: str, share: float) -> nn.Dropout:
+def dropout_layer(key: str, share: float) -> Dropout:
     """Return a layer that sets a share of its inputs to 0 in training (Hinton et al. 2012, arXiv:1207.0580).
 
     Args:
@@ -130,4 +173,4 @@ def dropout_layer(key: str, share: float) -> nn.Dropout:
         ModelError: the share is out of range.
     """
     require_share(key, share)
-    return nn.Dropout(share)
+    return Dropout(share)

@@ -14,7 +14,7 @@ from torch import nn
 
 from dlspark.models.arithmetic import output_size
 from dlspark.models.initialise import initialise
-from dlspark.models.layers import convolution_block, dense_block
+from dlspark.models.layers import Flatten, convolution_block, dense_block
 
 _MNIST_SIZE = 28
 
@@ -60,7 +60,7 @@ def build_lenet5(
         nn.AvgPool2d(2),
         *convolution_block(6, 16, kernel=5, **units),
         nn.AvgPool2d(2),
-        nn.Flatten(),
+        Flatten(),
         *dense_block(16 * rows * columns, 120, **units),
         *dense_block(120, 84, **units),
         nn.Linear(84, num_classes),

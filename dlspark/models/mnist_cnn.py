@@ -9,7 +9,7 @@ from torch import nn
 
 from dlspark.models.arithmetic import output_size, same_padding
 from dlspark.models.initialise import initialise
-from dlspark.models.layers import convolution_block, dense_block, dropout_layer
+from dlspark.models.layers import Flatten, convolution_block, dense_block, dropout_layer
 from dlspark.models.options import require_choice
 
 _KERNEL = 3
@@ -68,7 +68,7 @@ def build_mnist_cnn(
         *convolution_block(first, second, kernel=_KERNEL, padding=zeros, **units),
         nn.MaxPool2d(2),
         dropout_layer("dropout_features", dropout_features),
-        nn.Flatten(),
+        Flatten(),
         *dense_block(second * rows * columns, dense, **units),
         dropout_layer("dropout_dense", dropout_dense),
         nn.Linear(dense, num_classes),

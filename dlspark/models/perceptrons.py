@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from dlspark.models.initialise import initialise
-from dlspark.models.layers import dense_block, dropout_layer
+from dlspark.models.layers import Flatten, dense_block, dropout_layer
 
 
 def build_perceptron(
@@ -34,7 +34,7 @@ def build_perceptron(
     Raises:
         ModelError: an option is unknown or out of range.
     """
-    network = nn.Sequential(nn.Flatten(), nn.Linear(channels * height * width, num_classes))
+    network = nn.Sequential(Flatten(), nn.Linear(channels * height * width, num_classes))
     return initialise(
         network,
         activation="sigmoid",
@@ -80,7 +80,7 @@ def build_mlp(
     Raises:
         ModelError: an option is unknown or out of range.
     """
-    layers: list[nn.Module] = [nn.Flatten(), dropout_layer("dropout_input", dropout_input)]
+    layers: list[nn.Module] = [Flatten(), dropout_layer("dropout_input", dropout_input)]
     inputs = channels * height * width
     for units in hidden:
         layers += dense_block(

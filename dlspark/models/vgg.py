@@ -13,7 +13,7 @@ from torch import nn
 
 from dlspark.models.batch_norm import accept_lone_values
 from dlspark.models.layer_table import check_fit
-from dlspark.models.layers import dropout_layer
+from dlspark.models.layers import Flatten, dropout_layer
 from dlspark.models.zoo import choose_stem, take_channels
 
 VGGS = ("vgg11", "vgg13", "vgg16", "vgg19", "vgg11_bn", "vgg13_bn", "vgg16_bn", "vgg19_bn")
@@ -64,7 +64,7 @@ def build_vgg(
         parts = OrderedDict(
             features=features,
             avgpool=nn.AdaptiveAvgPool2d(1),
-            flatten=nn.Flatten(),
+            flatten=Flatten(),
             classifier=nn.Sequential(drop, nn.Linear(512, num_classes)),
         )
         network = nn.Sequential(parts)
