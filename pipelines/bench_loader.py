@@ -22,6 +22,7 @@ from dlspark.data.loader import Loader
 from dlspark.data.loader_speed import measure_loader
 from dlspark.data.manifest import Manifest, read_manifest
 from dlspark.data.other_form import copy_in_form
+from dlspark.heap import keep_freed_memory
 from dlspark.progress import show_progress
 from dlspark.recipe import build_network, optimizer_of
 from dlspark.training.frozen import freeze
@@ -147,6 +148,7 @@ def _measure(
 
 
 def _measure_model(config: Config, dataset: str, manifest: Manifest) -> float:
+    keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build_network(config, manifest).to(device)
     freeze(model, config.transfer.trainable)

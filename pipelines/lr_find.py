@@ -14,6 +14,7 @@ from dlspark import storage
 from dlspark.cluster.communicator import LocalCommunicator
 from dlspark.config import Config
 from dlspark.data.manifest import Manifest, read_manifest
+from dlspark.heap import keep_freed_memory
 from dlspark.progress import show_progress
 from dlspark.recipe import build_network, initial_model, optimizer_of, step_options_of
 from dlspark.training.lr_range import LrCurve, LrSuggestion, measure_lr_curve, suggest_lr
@@ -103,6 +104,7 @@ def _first_model(config: Config, manifest: Manifest) -> nn.Module:
 
 
 def _measure(config: Config, dataset: str, manifest: Manifest) -> LrCurve:
+    keep_freed_memory()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     communicator = LocalCommunicator()
     with (
