@@ -73,3 +73,9 @@ def test_dropout_does_nothing_in_evaluation_and_without_a_share() -> None:
     values = images()
     assert torch.equal(Dropout(0.5).eval()(values), values)
     assert torch.equal(Dropout(0.0)(values), values)
+
+
+def test_torch_compile_makes_one_graph_of_them() -> None:
+    network = nn.Sequential(nn.MaxPool2d(2), Dropout(0.5), Flatten(), nn.Linear(24, 2))
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    assert compiled(images().requires_grad_()).shape == (4, 2)
