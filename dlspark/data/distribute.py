@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import repeat
 from typing import Any
@@ -25,7 +26,7 @@ from dlspark.data.parquet_file import FileReport
 from dlspark.data.sources.source import SourceImage
 from dlspark.data.spark_task import begin_task
 from dlspark.data.split import SplitRule
-from dlspark.data.write_file import PlacedRow, WriteSettings, write_file
+from dlspark.data.write_file import PlacedRow, WriteSettings, gather_rows, store_file
 
 _ROWS_PER_REDUCER = 500_000
 
@@ -141,11 +142,19 @@ def _write_partition(
         parents = values_of(batch, "row_id")
         for file, row_id, parent_id, image in zip(numbers.tolist(), row_ids, parents, images, strict=True):
             files[file].append(PlacedRow(row_id, parent_id, copy, image))
-    for file in sorted(files):
-        report, rows = write_file(files.pop(file), layout.place(file), settings)
-        if num_reducers:
-            yield from hashes_of(rows, file, num_reducers)
-        yield file % max(num_reducers, 1), report
+    # A file goes to the disk, which takes its time to be sure of it, while the next one is decoded.
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="store") as pool:
+        stored: tuple[int, Future[FileReport]] | None = None
+        for file in sorted(files):
+            gathered = gather_rows(files.pop(file), settings)
+            if num_reducers:
+                yield from hashes_of(gathered.rows, file, num_reducers)
+            if stored:
+                yield stored[0] % max(num_reducers, 1), stored[1].result()
+            stored = file, pool.submit(store_file, gathered, layout.place(file), settings)
+            del gathered
+        if stored:
+            yield stored[0] % max(num_reducers, 1), stored[1].result()
 
 
 def _images_of(batch: pa.RecordBatch, *, with_content: bool) -> Iterator[SourceImage]:

@@ -135,7 +135,7 @@ def _drops(rows: Sequence[dict[str, object]]) -> Iterator[Drop]:
 
 
 def _rows_of(table: pa.Table, settings: WriteSettings, url: str) -> FileRows:
-    rows = FileRows(settings.image, settings.storage)
+    rows = FileRows(settings.image, settings.storage, most=table.num_rows)
     if not table.num_rows:
         return rows
     table = table.combine_chunks()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,8 +45,6 @@ IMAGE_EXTENSIONS = frozenset(
 
 _STORED_FORMATS = ("PNG", "JPEG")
 _PLAIN_DEPTH = 8
-_SMALL = 64 * 64
-"""Pixels that are looked at in less time than it takes to pick two of them."""
 
 
 class DecodedImage(NamedTuple):
@@ -103,15 +101,13 @@ def decode_for_ingest(
     keeps_file = opened.is_plain and scaled is picture and turn is None
     if turn is not None:
         scaled = scaled.transpose(turn)
+    values = scaled.tobytes()
     if refuse_constant:
-        _require_variety(scaled)
-    if image.resize == "pad":
-        padded = image_resize.pad(scaled, image)
-        keeps_file, scaled = keeps_file and padded is scaled, padded
+        _require_variety(values, image.channels)
+    if image.resize == "pad" and scaled.size != (image.width, image.height):
+        keeps_file, values = False, image_resize.pad(scaled, image).tobytes()
     source_width, source_height = opened.size[::-1] if swaps_sides(turn) else opened.size
-    pixels = np.frombuffer(scaled.tobytes(), dtype=np.uint8).reshape(
-        image.height, image.width, image.channels
-    )
+    pixels = np.frombuffer(values, dtype=np.uint8).reshape(image.height, image.width, image.channels)
     return DecodedImage(pixels, keeps_file, source_height, source_width)
 
 
@@ -235,11 +231,11 @@ def _is_plain(picture: Image.Image, data: bytes, image: ImageFormat) -> bool:
     return picture.format == "JPEG" or (picture.format == "PNG" and png_depth(data) == _PLAIN_DEPTH)
 
 
-def _require_variety(picture: Image.Image) -> None:
-    width, height = picture.size
-    if width * height > _SMALL and picture.getpixel((0, 0)) != picture.getpixel((width // 2, height // 2)):
-        return  # most photographs end here, at a hundredth of the cost
-    extrema = picture.getextrema()
-    bands = cast("tuple[tuple[int, int], ...]", (extrema,) if picture.mode == "L" else extrema)
-    if all(low == high for low, high in bands):
-        raise ImageError("constant_image", f"all pixels are {tuple(low for low, _ in bands)}")
+def _require_variety(values: bytes, channels: int) -> None:
+    """Refuse [H, W, channels] values that are one pixel again and again."""
+    number = len(values) // channels
+    first, middle = values[:channels], number // 2 * channels
+    if values[middle : middle + channels] != first:
+        return  # most photographs end here
+    if values == first * number:
+        raise ImageError("constant_image", f"all pixels are {tuple(first)}")

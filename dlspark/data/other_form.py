@@ -54,11 +54,11 @@ def _rows_of(dataset: str, manifest: Manifest, entry: FileEntry, form: Storage) 
     )
     pixels = pixels_of(columns, image, manifest.storage, where=storage.join(dataset, entry.path))
     origins = zip(*(table[name].to_pylist() for name in Provenance._fields), strict=True)
-    rows = FileRows(image, form)
+    rows = FileRows(image, form, most=table.num_rows)
     names = (table["row_id"].to_pylist(), table["key"].to_pylist(), table["label"].to_pylist())
     for row_id, key, label, picture, origin in zip(*names, pixels, origins, strict=True):
         encoded = encode_png(picture) if form == "encoded" else b""
-        rows.append(row_id, key, label, picture.copy(), Provenance(*origin), encoded=encoded)
+        rows.append(row_id, key, label, picture, Provenance(*origin), encoded=encoded)
     return rows
 
 

@@ -8,6 +8,7 @@ encoded). The other columns say where each row comes from, for people and for th
 from __future__ import annotations
 
 import io
+import math
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -112,8 +113,14 @@ def npy_header(shape: tuple[int, ...]) -> bytes:
 class FileRows:
     """The rows of one file, appended in the order of their row ids."""
 
-    def __init__(self, image: ImageFormat, form: Storage) -> None:
-        """Begin without rows."""
+    def __init__(self, image: ImageFormat, form: Storage, *, most: int) -> None:
+        """Begin without rows.
+
+        Args:
+            image: of all rows.
+            form: of the dataset.
+            most: rows that may be appended.
+        """
         self.shape = (image.height, image.width, image.channels)
         self.form = form
         self.row_ids: list[int] = []
@@ -121,9 +128,13 @@ class FileRows:
         self.labels: list[int] = []
         self.pixel_hashes: list[bytes] = []
         self.provenance: list[Provenance] = []
-        self.channel_sums = ChannelSums(self.shape)
-        self._pixels: list[NDArray[np.uint8]] = []
+        self._sums = ChannelSums(self.shape)
         self._encoded: list[bytes] = []
+        header = np.frombuffer(npy_header(self.shape), dtype=np.uint8)
+        # Storage raw: pixels are put where the column of the file has them, so that they are copied once.
+        self._raw = np.empty((most if form == "raw" else 0, header.size + math.prod(self.shape)), np.uint8)
+        self._raw[:, : header.size] = header
+        self._pixels = self._raw[:, header.size :]
 
     def append(
         self,
@@ -136,14 +147,24 @@ class FileRows:
         encoded: bytes = b"",
     ) -> None:
         """Add a row of contiguous uint8 [H, W, C] pixels. `encoded` is what storage encoded stores."""
+        if self.form == "raw":
+            self._pixels[len(self.row_ids)] = pixels.reshape(-1)
+        else:
+            self._encoded.append(encoded)
+            self._sums.add(pixels[np.newaxis])
         self.row_ids.append(row_id)
         self.keys.append(key)
         self.labels.append(label)
         self.pixel_hashes.append(hash_bytes(pixels))
         self.provenance.append(provenance)
-        self.channel_sums.add(pixels)
-        self._pixels.append(pixels)
-        self._encoded.append(encoded)
+
+    def channel_sums(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the sums of the pixel values and those of their squares, each by channel."""
+        if self.form == "encoded":
+            return self._sums.totals()
+        sums = ChannelSums(self.shape)
+        sums.add(self._pixels[: len(self.row_ids)].reshape(-1, *self.shape))
+        return sums.totals()
 
     def table(self) -> pa.Table:
         """Return the rows as a table of SCHEMA."""
@@ -157,13 +178,11 @@ class FileRows:
         return pa.table(arrays, schema=SCHEMA)
 
     def _raw_images(self) -> pa.Array:
-        """Return numpy's save format of each image: one join, since a copy for each row costs more."""
-        header = npy_header(self.shape)
-        data = header + header.join(self._pixels)  # type: ignore[arg-type] # an array is a buffer
-        stride = len(header) + int(np.prod(self.shape))
-        offsets = np.arange(len(self._pixels) + 1, dtype=np.int32) * np.int32(stride)
-        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(data)]
-        return pa.BinaryArray.from_buffers(pa.binary(), len(self._pixels), buffers)
+        """Return numpy's save format of each image, without a copy."""
+        number, stride = len(self.row_ids), self._raw.shape[1]
+        offsets = np.arange(number + 1, dtype=np.int32) * np.int32(stride)
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(self._raw[:number])]
+        return pa.BinaryArray.from_buffers(pa.binary(), number, buffers)
 
 
 def store_rows(rows: FileRows, place: FilePlace, *, dataset: str, attempt: str) -> FileReport:
@@ -189,7 +208,7 @@ def store_rows(rows: FileRows, place: FilePlace, *, dataset: str, attempt: str) 
     report.min_row_id, report.max_row_id = rows.row_ids[0], rows.row_ids[-1]
     report.class_rows = Counter(rows.labels)
     report.class_sums = sum_by_class(rows.row_ids, rows.labels, rows.shape, rows.pixel_hashes)
-    report.channel_sums, report.channel_squares = rows.channel_sums.totals()
+    report.channel_sums, report.channel_squares = rows.channel_sums()
     for row_id, origin in zip(rows.row_ids, rows.provenance, strict=True):
         if row_id == origin.parent_id:
             report.sizes[_floor_power(origin.source_height), _floor_power(origin.source_width)] += 1

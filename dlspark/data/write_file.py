@@ -1,7 +1,7 @@
 """One Spark task writes one Parquet file: it takes over, or reads and decodes, the images of its rows.
 
 An image that cannot become a row goes to the quarantine with its reason; nothing is left out. A worker holds
-the rows of one file.
+the rows of two files: one is stored while the images of the next are decoded.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -70,6 +71,17 @@ class PlacedRow(NamedTuple):
     image: SourceImage
 
 
+class GatheredRows(NamedTuple):
+    """The rows of one file in memory, and what else became of its images."""
+
+    rows: FileRows
+    refused: list[tuple[Refused, int]]
+    """Originals that cannot become rows, each with its label (-1 for none)."""
+    num_decoded: int
+    repeated: tuple[str, str] | None
+    """Keys of two images with the same row id."""
+
+
 def write_file(
     rows: Sequence[PlacedRow], place: FilePlace, settings: WriteSettings
 ) -> tuple[FileReport, FileRows]:
@@ -86,13 +98,19 @@ def write_file(
     Raises:
         SourceError: an image file cannot be read, after several attempts.
     """
-    written = FileRows(settings.image, settings.storage)
+    gathered = gather_rows(rows, settings)
+    return store_file(gathered, place, settings), gathered.rows
+
+
+def gather_rows(rows: Sequence[PlacedRow], settings: WriteSettings) -> GatheredRows:
+    """Take over, or read and decode, the images of one file; see `write_file`."""
+    written = FileRows(settings.image, settings.storage, most=len(rows))
     stored = StoredRows(settings.previous) if settings.previous else None
     refused: list[tuple[Refused, int]] = []
     repeated = None
     num_decoded = 0
     last: PlacedRow | None = None
-    for row in sorted(rows, key=lambda row: row.row_id):
+    for row in sorted(rows, key=attrgetter("row_id")):
         if last is not None and last.row_id == row.row_id:
             repeated = (last.image.key, row.image.key)
         last = row
@@ -107,10 +125,15 @@ def write_file(
         except ImageError as error:
             if row.copy == 0:
                 refused.append(_refuse(row.image, data, error, settings))
-    report = store_rows(written, place, dataset=settings.dataset, attempt=settings.attempt)
-    report.num_decoded, report.repeated = num_decoded, repeated
-    quarantine(refused, report, place, settings)
-    return report, written
+    return GatheredRows(written, refused, num_decoded, repeated)
+
+
+def store_file(gathered: GatheredRows, place: FilePlace, settings: WriteSettings) -> FileReport:
+    """Write gathered rows to their file, and what was refused to the quarantine; see `write_file`."""
+    report = store_rows(gathered.rows, place, dataset=settings.dataset, attempt=settings.attempt)
+    report.num_decoded, report.repeated = gathered.num_decoded, gathered.repeated
+    quarantine(gathered.refused, report, place, settings)
+    return report
 
 
 def quarantine(

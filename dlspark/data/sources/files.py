@@ -90,9 +90,17 @@ def read_file(path: str) -> bytes:
     """
     if not is_local(path):
         return storage.read_bytes(path)
-    # No Path and no buffer: for a small file each costs as much as the read itself.
-    with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-        return file.readall()
+    # No file object: for a small file it costs as much as the read itself.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        length = os.fstat(descriptor).st_size
+        data = os.read(descriptor, length + 1)
+        if len(data) == length:
+            return data
+        with os.fdopen(os.dup(descriptor), "rb") as rest:  # over 2 GiB, or it is being written
+            return data + rest.read()
+    finally:
+        os.close(descriptor)
 
 
 def require_utf8(key: str, where: str) -> None:

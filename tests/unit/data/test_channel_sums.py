@@ -16,8 +16,8 @@ def test_sums_are_exact(shape: tuple[int, int, int], number: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (number, *shape), dtype=np.uint8)
     images[0] = 255  # the largest sums there can be
     sums = ChannelSums(shape)
-    for image in images:
-        sums.add(image)
+    sums.add(images[:1])
+    sums.add(images[1:, ::-1])  # whatever the strides
     exact = images.reshape(-1, shape[2]).astype(np.int64)
     expected = tuple(exact.sum(axis=0).tolist()), tuple((exact * exact).sum(axis=0).tolist())
     assert sums.totals() == expected

@@ -24,7 +24,7 @@ Row = tuple[int, int, int]
 
 def file_of(rows: list[tuple[int, Row]]) -> FileRows:
     """Rows with ids 10, 20, ...; the copies of row 10 are 11, 12, ..."""
-    written = FileRows(IMAGE, "raw")
+    written = FileRows(IMAGE, "raw", most=sum(1 + copies for _, (_, _, copies) in rows))
     for index, (content, label, copies) in rows:
         for copy in range(copies + 1):
             parent = 10 * (index + 1)

@@ -55,7 +55,7 @@ def write_dataset(
         files = []
         for index, start in enumerate(range(0, len(ordered), file_rows)):
             part = ordered[start : start + file_rows]
-            file = FileRows(image, "raw")
+            file = FileRows(image, "raw", most=len(part))
             for number, row in part:
                 parent = number if row.parent_id is None else row.parent_id
                 origin = Provenance(parent, hash_bytes(row.source), len(row.source), 0, height, width)
