@@ -84,8 +84,10 @@ def main() -> None:
     parser.add_argument("dataset", type=Path)
     parser.add_argument("--epochs", type=int, default=12, help="at most")
     parser.add_argument("--until", type=float, default=1.0, help="validation accuracy to end at")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    torch.manual_seed(0)
+    torch.manual_seed(options.seed)
     train, val = read_split(options.dataset, "train"), read_split(options.dataset, "val")
     mean, std = train[0].mean(), train[0].std()
     train, val = ((train[0] - mean) / std, train[1]), ((val[0] - mean) / std, val[1])
@@ -93,8 +95,9 @@ def main() -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     _say(event="first_step")
     for epoch in range(options.epochs):
-        train_epoch(model, optimizer, *train, torch.randperm(len(train[1])))
-        reached = accuracy(model, *val)
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
+            train_epoch(model, optimizer, *train, torch.randperm(len(train[1])))
+            reached = accuracy(model, *val)
         _say(event="epoch", epoch=epoch + 1, val_accuracy=reached)
         if reached >= options.until:
             return
