@@ -114,7 +114,7 @@ def test_closing_closes_the_generator_in_its_thread_and_ends_the_iterator() -> N
 
 
 def test_closing_from_elsewhere_ends_a_consumer_that_waits() -> None:
-    is_made, may_end = threading.Event(), threading.Event()
+    is_made, may_end, is_stopped = threading.Event(), threading.Event(), threading.Event()
 
     def slow() -> int:
         is_made.set()
@@ -122,9 +122,12 @@ def test_closing_from_elsewhere_ends_a_consumer_that_waits() -> None:
         return 0
 
     def calls() -> Calls:
-        yield slow
-        yield partial(int, 1)
-        yield partial(int, 2)
+        try:
+            yield slow
+            while True:
+                yield partial(int, 1)
+        finally:
+            is_stopped.set()
 
     source = prefetch(calls, num_ahead=3)
     got: list[int] = []
@@ -133,6 +136,7 @@ def test_closing_from_elsewhere_ends_a_consumer_that_waits() -> None:
     assert is_made.wait(10)
     closer = threading.Thread(target=source.close)
     closer.start()
+    assert is_stopped.wait(10)
     may_end.set()
     for thread in (consumer, closer):
         thread.join(10)
