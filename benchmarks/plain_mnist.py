@@ -63,7 +63,7 @@ def train_epoch(
     model.train()
     for rows in order.split(BATCH):
         optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(model(images[rows]), labels[rows])
+        loss = nn.functional.cross_entropy(model(images[rows]).float(), labels[rows])
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
@@ -92,12 +92,13 @@ def main() -> None:
     mean, std = train[0].mean(), train[0].std()
     train, val = ((train[0] - mean) / std, train[1]), ((val[0] - mean) / std, val[1])
     model = build_network()
+    if options.precision == "bf16":  # a call is a context: within one, the weights would stay as they are
+        model.forward = torch.autocast("cpu", torch.bfloat16)(model.forward)  # type: ignore[method-assign]
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
     _say(event="first_step")
     for epoch in range(options.epochs):
-        with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bf16"):
-            train_epoch(model, optimizer, *train, torch.randperm(len(train[1])))
-            reached = accuracy(model, *val)
+        train_epoch(model, optimizer, *train, torch.randperm(len(train[1])))
+        reached = accuracy(model, *val)
         _say(event="epoch", epoch=epoch + 1, val_accuracy=reached)
         if reached >= options.until:
             return
