@@ -25,6 +25,8 @@ from dlspark.data.write_file import read_with_retries
 from dlspark.errors import SourceError
 
 _TASKS_PER_CORE = 8
+_FULL_FILES_PER_TASK = 4
+"""All but the last of them are stored while the next one is decoded."""
 
 _log = logging.getLogger(__name__)
 
@@ -123,9 +125,8 @@ def plan_ingest(
     if not source.ships_content:
         # A task costs more than a small file: tasks are sized by bytes, but not fewer than keep cores busy.
         num_full_files = int(bucket_rows.sum()) * row_bytes // options.file_bytes
-        num_tasks = min(
-            num_tasks, max(num_full_files, _TASKS_PER_CORE * spark.sparkContext.defaultParallelism)
-        )
+        busy = _TASKS_PER_CORE * spark.sparkContext.defaultParallelism
+        num_tasks = min(num_tasks, max(num_full_files // _FULL_FILES_PER_TASK, busy))
     return IngestJob(
         source=source,
         options=options,
