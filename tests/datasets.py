@@ -20,7 +20,7 @@ from dlspark.data.manifest import Counts, Manifest, write_manifest
 from dlspark.data.parquet_file import FileReport
 from dlspark.data.sources.source import SourceImage
 from dlspark.data.split import row_id_of
-from dlspark.data.write_file import PlacedRow, WriteSettings, write_file
+from dlspark.data.write_file import PlacedRow, WriteSettings, gather_rows, store_file
 
 
 @dataclass(kw_only=True)
@@ -77,6 +77,11 @@ def settings_of(folder: Path, image: ImageFormat, *, classes: Sequence[str], **o
     return WriteSettings(**{**values, **options})
 
 
+def write_file(rows: Sequence[PlacedRow], place: FilePlace, settings: WriteSettings) -> FileReport:
+    """Write one file and report it."""
+    return store_file(gather_rows(rows, settings), place, settings)
+
+
 def write_splits(
     rows: dict[Split, Sequence[PlacedRow]], settings: WriteSettings, *, num_files: int, num_streams: int = 4
 ) -> Manifest:
@@ -87,7 +92,7 @@ def write_splits(
         parts = np.array_split(np.arange(len(ordered)), num_files) if ordered else []
         for index, part in enumerate(parts):
             place = FilePlace(split=split, index=index)
-            reports.append(write_file([ordered[row] for row in part], place, settings)[0])
+            reports.append(write_file([ordered[row] for row in part], place, settings))
     written = sum(report.rows for report in reports)
     manifest = describe(
         reports,

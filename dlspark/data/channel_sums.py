@@ -13,32 +13,22 @@ _WIDE = 4096
 """Values; an image that has no more is one line, since short lines are added up slowly."""
 
 
-class ChannelSums:
-    """Adds up images of one shape."""
+def sum_channels(images: NDArray[np.uint8]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Return the sums of the values and those of their squares, each by channel.
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        """Begin with zeros.
-
-        Args:
-            shape: height, width and channels.
-        """
-        height, width, self._channels = shape
-        num_values = height * width * self._channels
-        self._columns = num_values if num_values <= _WIDE else width * self._channels
-        self._images_together = max(1, _BYTES_TOGETHER // num_values)
-        self._sums = np.zeros((2, self._columns), dtype=np.int64)
-
-    def add(self, images: NDArray[np.uint8]) -> None:
-        """Take n images, uint8 [n, H, W, C] with any strides."""
-        for start in range(0, len(images), self._images_together):
-            values = images[start : start + self._images_together].astype(np.float32)
-            lines = values.reshape(-1, self._columns)
-            whole = len(lines) // _LINES * _LINES
-            for part in (lines[:whole].reshape(-1, _LINES, self._columns), lines[np.newaxis, whole:]):
-                self._sums[0] += np.einsum("glc->gc", part).astype(np.int64).sum(axis=0)
-                self._sums[1] += np.einsum("glc,glc->gc", part, part).astype(np.int64).sum(axis=0)
-
-    def totals(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Return the sums of the values and those of their squares, each by channel."""
-        values, squares = self._sums.reshape(2, -1, self._channels).sum(axis=1).tolist()
-        return tuple(values), tuple(squares)
+    Args:
+        images: uint8 [n, H, W, C] with any strides; n may be 0.
+    """
+    height, width, channels = images.shape[1:]
+    num_values = height * width * channels
+    columns = num_values if num_values <= _WIDE else width * channels
+    together = max(1, _BYTES_TOGETHER // num_values)
+    sums = np.zeros((2, columns), dtype=np.int64)
+    for start in range(0, len(images), together):
+        lines = images[start : start + together].astype(np.float32).reshape(-1, columns)
+        whole = len(lines) // _LINES * _LINES
+        for part in (lines[:whole].reshape(-1, _LINES, columns), lines[np.newaxis, whole:]):
+            sums[0] += np.einsum("glc->gc", part).astype(np.int64).sum(axis=0)
+            sums[1] += np.einsum("glc,glc->gc", part, part).astype(np.int64).sum(axis=0)
+    values, squares = sums.reshape(2, -1, channels).sum(axis=1).tolist()
+    return tuple(values), tuple(squares)

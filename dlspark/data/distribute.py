@@ -26,7 +26,7 @@ from dlspark.data.parquet_file import FileReport
 from dlspark.data.sources.source import SourceImage
 from dlspark.data.spark_task import begin_task
 from dlspark.data.split import SplitRule
-from dlspark.data.write_file import PlacedRow, WriteSettings, gather_rows, store_file
+from dlspark.data.write_file import GatheredRows, PlacedRow, WriteSettings, gather_rows, store_file
 
 _ROWS_PER_REDUCER = 500_000
 
@@ -142,19 +142,26 @@ def _write_partition(
         parents = values_of(batch, "row_id")
         for file, row_id, parent_id, image in zip(numbers.tolist(), row_ids, parents, images, strict=True):
             files[file].append(PlacedRow(row_id, parent_id, copy, image))
-    # A file goes to the disk, which takes its time to be sure of it, while the next one is decoded.
+    # A file goes to the disk, which takes its time to be sure of it, while the next one is decoded: a worker
+    # holds the rows of two.
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="store") as pool:
-        stored: tuple[int, Future[FileReport]] | None = None
+        storing: Future[tuple[int, FileReport]] | None = None
         for file in sorted(files):
             gathered = gather_rows(files.pop(file), settings)
             if num_reducers:
                 yield from hashes_of(gathered.rows, file, num_reducers)
-            if stored:
-                yield stored[0] % max(num_reducers, 1), stored[1].result()
-            stored = file, pool.submit(store_file, gathered, layout.place(file), settings)
+            if storing:
+                yield storing.result()
+            storing = pool.submit(_store, gathered, file, layout, settings, max(num_reducers, 1))
             del gathered
-        if stored:
-            yield stored[0] % max(num_reducers, 1), stored[1].result()
+        if storing:
+            yield storing.result()
+
+
+def _store(
+    gathered: GatheredRows, file: int, layout: Layout, settings: WriteSettings, num_reducers: int
+) -> tuple[int, FileReport]:
+    return file % num_reducers, store_file(gathered, layout.place(file), settings)
 
 
 def _images_of(batch: pa.RecordBatch, *, with_content: bool) -> Iterator[SourceImage]:

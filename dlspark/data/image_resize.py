@@ -95,8 +95,6 @@ def pad(picture: Image.Image, image: ImageFormat) -> Image.Image:
 
     An odd rest goes to the right and to the bottom.
     """
-    if picture.size == (image.width, image.height):
-        return picture
     canvas = Image.new(picture.mode, (image.width, image.height))
     canvas.paste(picture, ((image.width - picture.width) // 2, (image.height - picture.height) // 2))
     return canvas

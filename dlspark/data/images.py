@@ -104,7 +104,7 @@ def decode_for_ingest(
     values = scaled.tobytes()
     if refuse_constant:
         _require_variety(values, image.channels)
-    if image.resize == "pad" and scaled.size != (image.width, image.height):
+    if scaled.size != (image.width, image.height):  # of resize=pad
         keeps_file, values = False, image_resize.pad(scaled, image).tobytes()
     source_width, source_height = opened.size[::-1] if swaps_sides(turn) else opened.size
     pixels = np.frombuffer(values, dtype=np.uint8).reshape(image.height, image.width, image.channels)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from dlspark import storage
 from dlspark.contracts import ImageFormat, Split
-from dlspark.data.channel_sums import ChannelSums
+from dlspark.data.channel_sums import sum_channels
 from dlspark.data.fingerprint import hash_bytes, sum_by_class
 from dlspark.data.layout import FilePlace
 
@@ -128,11 +128,10 @@ class FileRows:
         self.labels: list[int] = []
         self.pixel_hashes: list[bytes] = []
         self.provenance: list[Provenance] = []
-        self._sums = ChannelSums(self.shape)
         self._encoded: list[bytes] = []
         header = np.frombuffer(npy_header(self.shape), dtype=np.uint8)
-        # Storage raw: pixels are put where the column of the file has them, so that they are copied once.
-        self._raw = np.empty((most if form == "raw" else 0, header.size + math.prod(self.shape)), np.uint8)
+        # Pixels are put where the column of storage raw has them, so that they are copied once.
+        self._raw = np.empty((most, header.size + math.prod(self.shape)), dtype=np.uint8)
         self._raw[:, : header.size] = header
         self._pixels = self._raw[:, header.size :]
 
@@ -147,11 +146,8 @@ class FileRows:
         encoded: bytes = b"",
     ) -> None:
         """Add a row of contiguous uint8 [H, W, C] pixels. `encoded` is what storage encoded stores."""
-        if self.form == "raw":
-            self._pixels[len(self.row_ids)] = pixels.reshape(-1)
-        else:
-            self._encoded.append(encoded)
-            self._sums.add(pixels[np.newaxis])
+        self._pixels[len(self.row_ids)] = pixels.reshape(-1)
+        self._encoded.append(encoded)
         self.row_ids.append(row_id)
         self.keys.append(key)
         self.labels.append(label)
@@ -160,11 +156,7 @@ class FileRows:
 
     def channel_sums(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the sums of the pixel values and those of their squares, each by channel."""
-        if self.form == "encoded":
-            return self._sums.totals()
-        sums = ChannelSums(self.shape)
-        sums.add(self._pixels[: len(self.row_ids)].reshape(-1, *self.shape))
-        return sums.totals()
+        return sum_channels(self._pixels[: len(self.row_ids)].reshape(-1, *self.shape))
 
     def table(self) -> pa.Table:
         """Return the rows as a table of SCHEMA."""

@@ -1,7 +1,6 @@
-"""One Spark task writes one Parquet file: it takes over, or reads and decodes, the images of its rows.
+"""One Parquet file: the images of its rows are taken over, or read and decoded, and then it is stored.
 
-An image that cannot become a row goes to the quarantine with its reason; nothing is left out. A worker holds
-the rows of two files: one is stored while the images of the next are decoded.
+An image that cannot become a row goes to the quarantine with its reason; nothing is left out.
 """
 
 from __future__ import annotations
@@ -82,28 +81,16 @@ class GatheredRows(NamedTuple):
     """Keys of two images with the same row id."""
 
 
-def write_file(
-    rows: Sequence[PlacedRow], place: FilePlace, settings: WriteSettings
-) -> tuple[FileReport, FileRows]:
-    """Write one file and report it.
+def gather_rows(rows: Sequence[PlacedRow], settings: WriteSettings) -> GatheredRows:
+    """Take over, or read and decode, the images of one file.
 
     Args:
         rows: of this file, in any order.
-        place: split and index of the file.
         settings: see there.
-
-    Returns:
-        The report, and the rows that were written.
 
     Raises:
         SourceError: an image file cannot be read, after several attempts.
     """
-    gathered = gather_rows(rows, settings)
-    return store_file(gathered, place, settings), gathered.rows
-
-
-def gather_rows(rows: Sequence[PlacedRow], settings: WriteSettings) -> GatheredRows:
-    """Take over, or read and decode, the images of one file; see `write_file`."""
     written = FileRows(settings.image, settings.storage, most=len(rows))
     stored = StoredRows(settings.previous) if settings.previous else None
     refused: list[tuple[Refused, int]] = []
@@ -129,7 +116,13 @@ def gather_rows(rows: Sequence[PlacedRow], settings: WriteSettings) -> GatheredR
 
 
 def store_file(gathered: GatheredRows, place: FilePlace, settings: WriteSettings) -> FileReport:
-    """Write gathered rows to their file, and what was refused to the quarantine; see `write_file`."""
+    """Write gathered rows to their file and what was refused to the quarantine, and report both.
+
+    Args:
+        gathered: of this file.
+        place: split and index of the file.
+        settings: see there.
+    """
     report = store_rows(gathered.rows, place, dataset=settings.dataset, attempt=settings.attempt)
     report.num_decoded, report.repeated = gathered.num_decoded, gathered.repeated
     quarantine(gathered.refused, report, place, settings)

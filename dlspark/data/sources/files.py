@@ -91,13 +91,13 @@ def read_file(path: str) -> bytes:
     if not is_local(path):
         return storage.read_bytes(path)
     # No file object: for a small file it costs as much as the read itself.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         length = os.fstat(descriptor).st_size
         data = os.read(descriptor, length + 1)
         if len(data) == length:
             return data
-        with os.fdopen(os.dup(descriptor), "rb") as rest:  # over 2 GiB, or it is being written
+        with os.fdopen(descriptor, "rb", closefd=False) as rest:  # over 2 GiB, or of a length not told
             return data + rest.read()
     finally:
         os.close(descriptor)

@@ -14,8 +14,7 @@ from dlspark.data.duplicates import Drop, drop_rows, find_duplicates, hashes_of
 from dlspark.data.layout import FilePlace
 from dlspark.data.parquet_file import FileRows, Provenance
 from dlspark.data.quarantine import read_quarantine
-from dlspark.data.write_file import write_file
-from tests.datasets import place_files, settings_of
+from tests.datasets import place_files, settings_of, write_file
 
 IMAGE = ImageFormat(height=1, width=1, channels=1, resize="none")
 Row = tuple[int, int, int]
@@ -81,7 +80,7 @@ def test_a_file_is_written_again_without_its_duplicates_and_their_copies(tmp_pat
     rows = [row._replace(row_id=index + 1, parent_id=index + 1) for index, row in enumerate(rows)]
     rows.append(rows[1]._replace(row_id=9, copy=1))
     place = FilePlace(split="train", index=0)
-    report, _ = write_file(rows, place, settings)
+    report = write_file(rows, place, settings)
     drops = [Drop(0, 2, "duplicate", "same bytes as x"), Drop(0, 9, "duplicate", "same bytes as x")]
     new = drop_rows(drops, report, place, settings)
     table = pq.read_table(tmp_path / "dataset" / str(new.path), partitioning=None)

@@ -20,9 +20,9 @@ from dlspark.data.manifest import FileEntry
 from dlspark.data.parquet_file import FileReport, npy_header
 from dlspark.data.previous import Previous
 from dlspark.data.quarantine import read_quarantine
-from dlspark.data.write_file import PlacedRow, read_with_retries, write_file
+from dlspark.data.write_file import PlacedRow, read_with_retries
 from dlspark.errors import SourceError
-from tests.datasets import FileSource, place_files, settings_of
+from tests.datasets import FileSource, place_files, settings_of, write_file
 
 CLASSES = ("cat", "dog")
 IMAGE = ImageFormat(height=2, width=3, channels=1, resize="none")
@@ -44,7 +44,7 @@ def hash_of(data: bytes) -> bytes:
 
 
 def write(rows: list[PlacedRow], folder: Path, **options: Any) -> FileReport:
-    return write_file(rows, PLACE, settings_of(folder, IMAGE, classes=CLASSES, **options))[0]
+    return write_file(rows, PLACE, settings_of(folder, IMAGE, classes=CLASSES, **options))
 
 
 def table_of(report: FileReport, folder: Path) -> Any:
@@ -76,7 +76,7 @@ def test_sums_of_colours_are_numpys(tmp_path: Path) -> None:
     images = np.random.default_rng(0).integers(0, 256, (9, 5, 4, 3), dtype=np.uint8)
     placed = place_files(tmp_path / "source", images, classes=CLASSES)
     image = ImageFormat(height=5, width=4, channels=3, resize="none")
-    report, _ = write_file(placed, PLACE, settings_of(tmp_path, image, classes=CLASSES))
+    report = write_file(placed, PLACE, settings_of(tmp_path, image, classes=CLASSES))
     exact = images.astype(np.int64)
     assert report.channel_sums == tuple(exact.sum(axis=(0, 1, 2)).tolist())
     assert report.channel_squares == tuple((exact**2).sum(axis=(0, 1, 2)).tolist())
@@ -116,7 +116,7 @@ def test_encoded_keeps_files_as_they_came_and_makes_png_of_others(
     assert table_of(report, tmp_path)["image"][0].as_py() == (tmp_path / "source" / "001.png").read_bytes()
     larger = ImageFormat(height=4, width=6, channels=1, resize="exact")
     settings = settings_of(tmp_path, larger, classes=CLASSES, storage="encoded")
-    report, _ = write_file(rows, PLACE, settings)
+    report = write_file(rows, PLACE, settings)
     assert (decode_stored(table_of(report, tmp_path)["image"][0].as_py()) == np.full((4, 6, 1), 2)).all()
 
 
@@ -127,11 +127,11 @@ def test_a_jpeg_that_is_made_is_described_by_the_pixels_that_it_holds(
     (tmp_path / "source" / rows[0].image.key).write_bytes(encode_png(ramp))
     larger = ImageFormat(height=32, width=48, channels=1, resize="exact")
     settings = settings_of(tmp_path, larger, classes=CLASSES, storage="encoded", jpeg_quality=40)
-    row = table_of(write_file(rows[:1], PLACE, settings)[0], tmp_path).to_pylist()[0]
+    row = table_of(write_file(rows[:1], PLACE, settings), tmp_path).to_pylist()[0]
     assert row["image"].startswith(b"\xff\xd8")
     pixels = decode_stored(row["image"])
     assert row["pixel_hash"] == hash_of(pixels.tobytes())
-    exact = write_file(rows[:1], PLACE, replace(settings, jpeg_quality=None))[0]
+    exact = write_file(rows[:1], PLACE, replace(settings, jpeg_quality=None))
     lossless = decode_stored(table_of(exact, tmp_path)["image"][0].as_py())
     difference = np.abs(pixels.astype(int) - lossless)
     assert 0 < difference.mean() < 10
