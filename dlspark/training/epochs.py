@@ -60,6 +60,8 @@ class Training:
     state: TrainingState
     watch: Diagnostics
     replicas: ReplicaCheck
+    buffers: Mapping[str, torch.Tensor]
+    """Running statistics of the network and of its average: each rank has its own within an epoch."""
     reactions: Reactions
     average: WeightAverage | None
     scale: LossScale | None
@@ -119,7 +121,7 @@ def end_epoch(training: Training) -> None:
     at, tracker = training.state.position, training.tracker
     training.watch.before_evaluation(step=at.step)
     _react(training)
-    average_buffers(training.model, training.communicator, local_rows=at.totals.local_rows)
+    average_buffers(training.buffers.values(), training.communicator, local_rows=at.totals.local_rows)
     training.replicas.after_epoch(at.step)
     seconds = at.totals.seconds()
     metrics, validation = at.totals.metrics(seconds), _validate(training)

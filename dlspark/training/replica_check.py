@@ -7,7 +7,7 @@ the ranks exchange the hashes, so a comparison sends 8 bytes for a tensor and co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 import xxhash
@@ -30,6 +30,7 @@ class ReplicaCheck:
         communicator: Communicator,
         device: torch.device,
         *,
+        buffers: Mapping[str, torch.Tensor],
         every_steps: int | None,
     ) -> None:
         """Compare nothing yet.
@@ -39,10 +40,12 @@ class ReplicaCheck:
             optimizer: of its parameters.
             communicator: joins the ranks.
             device: where collectives are made.
+            buffers: what each rank has for itself until it is averaged over the ranks, by name.
             every_steps: optimizer steps from one comparison to the next, >= 1; None: none is made.
         """
         self._model, self._optimizer = model, optimizer
         self._communicator, self._device, self._every_steps = communicator, device, every_steps
+        self._buffers = buffers
 
     def after_load(self, step: int) -> None:
         """Compare weights and optimizer state before the first step. A collective; see `after_step`."""
@@ -103,7 +106,7 @@ class ReplicaCheck:
                 if isinstance(value, torch.Tensor):
                     yield f"{name} ({key} of the optimizer)", value
         if with_buffers:
-            yield from self._model.named_buffers()
+            yield from self._buffers.items()
 
 
 def digest(tensor: torch.Tensor) -> int:

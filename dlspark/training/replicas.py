@@ -7,7 +7,7 @@ before anybody evaluates or saves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import nn
@@ -30,7 +30,7 @@ def broadcast_state(model: nn.Module, communicator: Communicator) -> None:
             _replace([tensor for tensor in tensors if tensor.dtype == dtype], communicator.broadcast)
 
 
-def average_buffers(model: nn.Module, communicator: Communicator, *, local_rows: int) -> None:
+def average_buffers(buffers: Iterable[torch.Tensor], communicator: Communicator, *, local_rows: int) -> None:
     """Replace the floating-point buffers by their mean over ranks, weighted by rows, in place. A collective.
 
     The weights are the rows that each rank has seen since the last call, so that a rank without rows does not
@@ -38,12 +38,13 @@ def average_buffers(model: nn.Module, communicator: Communicator, *, local_rows:
     small where rows are shuffled. Integer buffers (batches seen) become rank 0's.
 
     Args:
-        model: the same architecture on all ranks.
-        communicator: one all-reduce and one broadcast, or none where the network has no such buffers.
+        buffers: of the same shapes and dtypes on all ranks.
+        communicator: one all-reduce and one broadcast, or none where there are no such buffers.
         local_rows: rows this rank has seen; > 0 on at least one rank.
     """
-    floating = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-    others = [buffer for buffer in model.buffers() if not buffer.is_floating_point()]
+    buffers = list(buffers)
+    floating = [buffer for buffer in buffers if buffer.is_floating_point()]
+    others = [buffer for buffer in buffers if not buffer.is_floating_point()]
 
     def weighted_mean(flat: torch.Tensor) -> torch.Tensor:
         weight = flat.new_tensor([local_rows], dtype=torch.float64)

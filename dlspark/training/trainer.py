@@ -122,6 +122,10 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
         DatasetError: the batches are not those that the source promised.
     """
     broadcast_state(model, communicator)
+    # Tensors that stay the same ones, however their values change.
+    buffers = dict(model.named_buffers())
+    if average is not None:
+        buffers |= {f"average.{name}": buffer for name, buffer in average.statistics.items()}
     watch = Diagnostics(
         *(model, communicator, tracker, device),
         base_lr=base_lr,
@@ -150,11 +154,14 @@ def fit(  # noqa: PLR0917 - the parts of a training, in the order in which they 
         tracker=tracker,
         checkpoints=checkpoints,
         gradients=GradientBuffer(model, device, compression=compression, reduction=reduction),
-        state=TrainingState(model, optimizer, communicator, device, others=others),
+        state=TrainingState(model, optimizer, communicator, device, buffers=buffers, others=others),
         watch=watch,
         replicas=ReplicaCheck(
-            *(model, optimizer, communicator, device), every_steps=diagnostics.replicas_every_steps
+            *(model, optimizer, communicator, device),
+            buffers=buffers,
+            every_steps=diagnostics.replicas_every_steps,
         ),
+        buffers=buffers,
         reactions=reacting,
         average=average,
         scale=scale,

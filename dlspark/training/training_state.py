@@ -65,6 +65,7 @@ class TrainingState:
         communicator: Communicator,
         device: torch.device,
         *,
+        buffers: Mapping[str, torch.Tensor],
         others: Mapping[str, Stateful | None],
     ) -> None:
         """Begin at the first step.
@@ -74,10 +75,12 @@ class TrainingState:
             optimizer: of its parameters.
             communicator: joins the ranks.
             device: where the network is trained.
+            buffers: what each rank has for itself until it is averaged over the ranks, by name.
             others: what else remembers something between steps, by name; None has nothing to remember.
         """
         self.position = Position()
         self._model, self._communicator, self._device = model, communicator, device
+        self._buffers = buffers
         self._parts: dict[str, Stateful] = {
             MODEL: model,
             "optimizer": NamedOptimizer(model, optimizer),
@@ -126,7 +129,7 @@ class TrainingState:
         }
         if self._device.type == "cuda":
             own["rng_cuda"] = torch.cuda.get_rng_state(self._device)
-        return own | {f"buffer:{name}": buffer for name, buffer in self._model.named_buffers()}
+        return own | {f"buffer:{name}": buffer for name, buffer in self._buffers.items()}
 
     def _restore_own(self, own: Mapping[str, torch.Tensor], num_ranks: int) -> None:
         rank, totals = self._communicator.rank, self.position.totals
@@ -140,7 +143,7 @@ class TrainingState:
             int(own["local_rows"][rank]) if same else totals.global_rows // self._communicator.size
         )
         with torch.no_grad():
-            for name, buffer in self._model.named_buffers():
+            for name, buffer in self._buffers.items():
                 saved = own[f"buffer:{name}"]
                 buffer.copy_(saved[rank] if same else _mean(saved, own["local_rows"]))
 

@@ -41,7 +41,8 @@ def errors_of(
         optimizer.step()
         if communicator.rank == 1:
             change(model, optimizer)
-        check = ReplicaCheck(model, optimizer, communicator, CPU, every_steps=every_steps)
+        buffers = dict(model.named_buffers())
+        check = ReplicaCheck(*(model, optimizer, communicator, CPU), buffers=buffers, every_steps=every_steps)
         try:
             act(check)
         except ModelError as error:

@@ -206,15 +206,19 @@ def test_the_way_of_the_gradients_between_ranks_goes_on_too(
         assert_same(went_on, expected)
 
 
+@pytest.mark.parametrize("averages", [False, True])
 @pytest.mark.parametrize("stops", [(7,), (3, 4, 10)], ids=str)
-def test_ranks_have_their_own_batch_statistics(tmp_path: Path, stops: tuple[int, ...]) -> None:
+def test_ranks_have_their_own_batch_statistics(
+    tmp_path: Path, stops: tuple[int, ...], averages: bool
+) -> None:
     # Dropout off: the ranks are threads here and would draw from one generator in any order.
-    straight = train(tmp_path / "straight", num_ranks=2, batch_norm=True, dropout=False)
+    options: dict[str, Any] = {"num_ranks": 2, "batch_norm": True, "dropout": False, "averages": averages}
+    straight = train(tmp_path / "straight", **options)
     for stop in stops:
-        parts = train(tmp_path / "parts", num_ranks=2, batch_norm=True, dropout=False, stop_after=stop)
+        parts = train(tmp_path / "parts", **options, stop_after=stop)
         assert {part.num_collectives for part in parts} == {parts[0].num_collectives}
         assert all(part.result.stopped and part.result.steps == stop for part in parts)
-    ends = train(tmp_path / "parts", num_ranks=2, batch_norm=True, dropout=False)
+    ends = train(tmp_path / "parts", **options)
     for went_on, expected in zip(ends, straight, strict=True):
         assert_same(went_on, expected)
 

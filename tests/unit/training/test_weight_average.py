@@ -1,4 +1,4 @@
-"""The moving average of the weights against its formula, in and out of the network, and through a restart."""
+"""The moving average of weights and statistics: its formula, in and out of the network, and restarted."""
 
 from __future__ import annotations
 
@@ -19,20 +19,41 @@ def move(model: nn.Module) -> None:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter))
+    model(torch.randn(8, 3))  # moves the running statistics
 
 
 @pytest.mark.parametrize("decay", [0.2, 0.9])
 def test_the_average_is_the_formula(decay: float) -> None:
     model = moving_network()
     average = WeightAverage(model, decay)
-    expected: np.ndarray | None = None
+    expected: list[np.ndarray] = []
     for update in range(1, 21):
         move(model)
         average.update()
-        weight = model[0].weight.detach().double().numpy().copy()
+        held = (model[0].weight, model[1].running_mean, model[1].running_var)
+        now = [tensor.detach().double().numpy().copy() for tensor in held]
         kept = min(decay, (1 + update) / (10 + update))
-        expected = weight if expected is None else kept * expected + (1 - kept) * weight
-    np.testing.assert_allclose(average.state_dict()["0.weight"].numpy(), expected, atol=1e-6)
+        before = expected or now
+        expected = [kept * old + (1 - kept) * new for old, new in zip(before, now, strict=True)]
+    state = average.state_dict()
+    for name, values in zip(("0.weight", "1.running_mean", "1.running_var"), expected, strict=True):
+        np.testing.assert_allclose(state[name].numpy(), values, rtol=1e-5, atol=1e-6)
+
+
+def test_the_statistics_are_those_of_the_averaged_weights() -> None:
+    # Weights that swing from side to side have an average of nearly nothing, and so have their maps.
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1, momentum=1.0))
+    average = WeightAverage(model, 0.9)
+    for update in range(100):
+        with torch.no_grad():
+            model[0].weight.fill_(-1.0 if update % 2 else 1.0)
+        model(torch.randn(64, 1) + 3)
+        average.update()
+    own = float(model[1].running_mean)
+    model.eval()
+    with average.swapped_in():
+        assert abs(float(model[1].running_mean)) < 0.1 * abs(own)
 
 
 def test_weights_are_swapped_in_and_back_also_after_an_error() -> None:
@@ -48,10 +69,10 @@ def test_weights_are_swapped_in_and_back_also_after_an_error() -> None:
 
     def leave_in_the_middle() -> None:
         with average.swapped_in():
-            for name, parameter in model.named_parameters():
-                assert torch.equal(parameter, averages[name])
-                assert not torch.equal(parameter, own[name])
-            assert torch.equal(model[1].running_mean, own["1.running_mean"])
+            for name, tensor in model.state_dict().items():
+                if tensor.is_floating_point():
+                    assert torch.equal(tensor, averages[name]), name
+                    assert not torch.equal(tensor, own[name]), name
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
@@ -88,4 +109,5 @@ def test_frozen_parameters_are_left_out() -> None:
     model[0].weight.requires_grad_(False)
     average = WeightAverage(model, 0.9)
     average.update()
-    assert set(average.state_dict()) == {"0.bias", "1.weight", "1.bias", "num_updates"}
+    statistics = {"1.running_mean", "1.running_var"}
+    assert set(average.state_dict()) == {"0.bias", "1.weight", "1.bias", *statistics, "num_updates"}
