@@ -31,6 +31,7 @@ from dlspark.data.write_file import GatheredRows, PlacedRow, WriteSettings, gath
 _ROWS_PER_REDUCER = 500_000
 
 Written = FileReport | Drop
+_PlacedPart = tuple[pa.RecordBatch, NDArray[np.int32], int, list[int]]
 
 
 def write_files(
@@ -50,7 +51,9 @@ def write_files(
         settings: see there.
         find_same: look for images with the same bytes.
     """
-    placed = listing.flatMap(partial(_place, layout=layout, rule=rule, copies=_num_copies(settings)))
+    placed = listing.mapPartitions(
+        partial(_place_parts, layout=layout, rule=rule, copies=_num_copies(settings))
+    )
     num_reducers = 1 + sum(layout.rows) // _ROWS_PER_REDUCER
     written = placed.partitionBy(layout.num_tasks, int).mapPartitions(
         partial(_write_partition, layout, settings, num_reducers if find_same else 0)
@@ -110,9 +113,17 @@ def _num_copies(settings: WriteSettings) -> int:
     return settings.copies.copies if settings.copies else 0
 
 
+def _place_parts(
+    listed: Iterable[Part], *, layout: Layout, rule: SplitRule, copies: int
+) -> Iterator[tuple[int, _PlacedPart]]:
+    begin_task()
+    for part in listed:
+        yield from _place(part, layout=layout, rule=rule, copies=copies)
+
+
 def _place(
     listed: Part, *, layout: Layout, rule: SplitRule, copies: int
-) -> Iterator[tuple[int, tuple[pa.RecordBatch, NDArray[np.int32], int, list[int]]]]:
+) -> Iterator[tuple[int, _PlacedPart]]:
     """Yield, by task, rows of the batch, their files, the number of their copy (0: originals), their ids."""
     batch = listed.batch
     splits = splits_of(batch, rule)

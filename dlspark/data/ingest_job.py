@@ -24,8 +24,8 @@ from dlspark.data.split import SplitRule
 from dlspark.data.write_file import read_with_retries
 from dlspark.errors import SourceError
 
-_TASKS_PER_CORE = 8
-_FULL_FILES_PER_TASK = 4
+_TASKS_PER_CORE = 4
+_FULL_FILES_PER_TASK = 8
 """All but the last of them are stored while the next one is decoded."""
 
 _log = logging.getLogger(__name__)

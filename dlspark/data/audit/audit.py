@@ -30,6 +30,7 @@ from dlspark.data.audit.records import KINDS, PAIR, parts_of
 from dlspark.data.audit.report import AuditReport
 from dlspark.data.manifest import FileEntry, Manifest
 from dlspark.data.spark_job import run_job
+from dlspark.data.spark_task import begin_task
 from dlspark.errors import ConfigError, DatasetError, SourceError
 
 MAX_DISTANCE = 8
@@ -135,7 +136,7 @@ def _plan(
 
 def _run(spark: SparkSession, plan: _Plan, progress: Progress) -> list[Confirmed]:
     context = spark.sparkContext
-    numbers = context.parallelize(range(len(plan.files)), min(len(plan.files), plan.num_tasks))
+    numbers = context.parallelize([*range(len(plan.files))], min(len(plan.files), plan.num_tasks))
     described = numbers.mapPartitions(partial(_describe, plan))
     exact = described.partitionBy(plan.num_tasks, int).mapPartitions(partial(_pair_exact, plan))
     # One task more than the other stages: so run_job tells this one, the longest, from them.
@@ -160,6 +161,7 @@ def _run(spark: SparkSession, plan: _Plan, progress: Progress) -> list[Confirmed
 
 
 def _describe(plan: _Plan, numbers: Iterable[int]) -> Iterator[Item]:
+    begin_task()
     reference = read_reference(plan.dataset, plan.manifest)
     for number in numbers:
         rows = describe(plan.dataset, plan.manifest, plan.files[number], number, reference)
@@ -215,6 +217,7 @@ def _to_blocks(plan: _Plan, pairs: NDArray[np.void]) -> Iterator[Item]:
 
 
 def _confirm(plan: _Plan, part: int, items: Iterable[Item]) -> Iterator[Confirmed]:
+    begin_task()
     counts: Counter[tuple[str, ...]] = Counter()
     by_blocks: defaultdict[int, list[NDArray[np.void]]] = defaultdict(list)
     blocks = np.array(plan.blocks)
@@ -234,6 +237,7 @@ def _confirm(plan: _Plan, part: int, items: Iterable[Item]) -> Iterator[Confirme
 
 def _sort_out(items: Iterable[Item]) -> tuple[list[NDArray[np.void]], list[Item]]:
     """Return the records that a stage works on, and the pairs and counts that it passes on."""
+    begin_task()
     parts, passed = [], []
     for target, payload in items:
         if isinstance(payload, Counter) or payload.dtype == PAIR:
