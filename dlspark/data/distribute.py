@@ -136,7 +136,7 @@ def _place(
     ]
     for rows, copy, ids in groups:
         files = layout.file_of(splits[rows], ids)
-        tasks = files.astype(np.int64) * layout.num_tasks // layout.num_files
+        tasks = layout.task_of_file[files]
         for task in np.unique(tasks).tolist():
             chosen = np.flatnonzero(tasks == task)
             part = batch.take(pa.array(rows[chosen]))

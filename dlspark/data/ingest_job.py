@@ -24,9 +24,8 @@ from dlspark.data.split import SplitRule
 from dlspark.data.write_file import read_with_retries
 from dlspark.errors import SourceError
 
-_TASKS_PER_CORE = 4
 _FULL_FILES_PER_TASK = 8
-"""All but the last of them are stored while the next one is decoded."""
+"""At most; all but the last of them are stored while the next one is decoded."""
 
 _log = logging.getLogger(__name__)
 
@@ -120,13 +119,15 @@ def plan_ingest(
             fix="add images, lower data.val_share and data.test_share, or set another data.split_seed",
         )
     row_bytes = image.height * image.width * image.channels
-    files = _num_files(bucket_rows, max(1, options.file_bytes // row_bytes), options.num_streams)
-    num_tasks = sum(files)
-    if not source.ships_content:
-        # A task costs more than a small file: tasks are sized by bytes, but not fewer than keep cores busy.
-        num_full_files = int(bucket_rows.sum()) * row_bytes // options.file_bytes
-        busy = _TASKS_PER_CORE * spark.sparkContext.defaultParallelism
-        num_tasks = min(num_tasks, max(num_full_files // _FULL_FILES_PER_TASK, busy))
+    rows_per_file = max(1, options.file_bytes // row_bytes)
+    files = _num_files(bucket_rows, rows_per_file, options.num_streams)
+    layout = cut(
+        bucket_rows,
+        files,
+        num_slots=spark.sparkContext.defaultParallelism,
+        # A task whose images come with it holds all of them: no more than a file's.
+        most_rows_of_task=0 if source.ships_content else _FULL_FILES_PER_TASK * rows_per_file,
+    )
     return IngestJob(
         source=source,
         options=options,
@@ -136,7 +137,7 @@ def plan_ingest(
         rule=rule,
         image=image,
         storage=form,
-        layout=cut(bucket_rows, files, num_tasks=num_tasks),
+        layout=layout,
     )
 
 
