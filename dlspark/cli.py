@@ -21,7 +21,7 @@ import dlspark
 from dlspark.config.compose import compose
 from dlspark.config.schema import Config
 from dlspark.errors import ConfigError, DlsparkError, WorkerFailedError
-from dlspark.help import STAGES, data_help, general_help, stage_help
+from dlspark.help import STAGES, cache_help, data_help, general_help, stage_help
 
 _OPTIONS = ("--help", "-h", "--version", "--debug")
 _NEEDS_SPARK = ("ingest", "predict", "full", "bench-scale")
@@ -96,6 +96,8 @@ def run_stage(stage: str, config: Config, spark: Any = None) -> Any:
 def _run_words(words: Sequence[str]) -> int:
     if words and words[0] == "data":
         return _run_data_words([word for word in words[1:] if word != "--debug"])
+    if words and words[0] == "cache":
+        return _run_cache_words([word for word in words[1:] if word != "--debug"])
     options = [word for word in words if word.startswith("-")]
     names = [word for word in words if not word.startswith("-")]
     unknown = [option for option in options if option not in _OPTIONS]
@@ -125,6 +127,17 @@ def _run_data_words(words: Sequence[str]) -> int:
         return 0 if words else _EXIT_USER
     with _stdout_for_result() as stdout:
         result = run_data(words)
+    return _give(result, stdout)
+
+
+def _run_cache_words(words: Sequence[str]) -> int:
+    """Run `dlspark cache <verb> PATH`."""
+    if not words or {"--help", "-h", "help"} & set(words):
+        sys.stdout.write(cache_help())
+        return 0 if words else _EXIT_USER
+    with _stdout_for_result() as stdout:
+        cache = import_module("pipelines.cache")
+        result = cache.run(cache.parse(words))
     return _give(result, stdout)
 
 

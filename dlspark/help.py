@@ -34,6 +34,12 @@ DATA_VERBS = {
 }
 """Verb of `dlspark data` -> what it does."""
 
+CACHE_VERBS = {
+    "ls": "list the features that trainings of a head have kept in a folder of runs",
+    "gc": "remove those that no training has used for 30 days, or unused_days=N; none that is in use",
+}
+"""Verb of `dlspark cache` -> what it does."""
+
 _CLUSTER = ("cluster.master",)
 _LAUNCH = ("cluster.",)
 _READ = ("data.reader", "data.prefetch_batches", "data.num_threads", "data.memory_bytes")
@@ -97,6 +103,7 @@ From a folder of images to a registered CNN: Spark ingests, Horovod trains, MLfl
 stages
 {stages}
   data         {", ".join(DATA_VERBS)}: commands on a dataset, see dlspark data --help
+  cache        {", ".join(CACHE_VERBS)}: what is kept to save work, see dlspark cache --help
 
 examples
   dlspark full experiment=digits
@@ -143,6 +150,26 @@ examples
 
 Messages go to stderr; stdout carries the result as one JSON object on its last line.
 Exit codes: 0 done, 2 the dataset is not what it should be, or an error you can repair.
+"""
+
+
+def cache_help() -> str:
+    """Return the text of `dlspark cache --help`."""
+    verbs = "\n".join(f"  {name:<4} {text}" for name, text in CACHE_VERBS.items())
+    return f"""\
+dlspark cache <verb> PATH [unused_days=N]
+
+What dlspark keeps to save work: the features of transfer.cache_features=true, in dlspark-features/ of PATH,
+the folder that holds the runs. They may also be removed by hand; who needs them computes them again.
+
+verbs
+{verbs}
+
+examples
+  dlspark cache ls runs
+  dlspark cache gc runs unused_days=7
+
+Messages go to stderr; stdout carries the result as one JSON object on its last line.
 """
 
 

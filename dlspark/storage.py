@@ -6,6 +6,7 @@ appends, renames across folders or links, so that object stores and Databricks v
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import posixpath
@@ -133,6 +134,20 @@ def read_json(url: str) -> Any:
 def write_json(url: str, value: Mapping[str, Any]) -> None:
     """Write a value as indented JSON with a final newline, whole or not at all."""
     write_bytes(url, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def remove_empty_folder(url: str) -> None:
+    """Remove a folder if there is nothing in it; an object store has no such folders."""
+    filesystem, path = resolve(url)
+    if not isinstance(filesystem, LocalFileSystem):
+        return
+    try:
+        Path(path).rmdir()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+            raise
 
 
 def remove_tree(url: str) -> None:

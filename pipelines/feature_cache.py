@@ -2,18 +2,23 @@
 
 They lie beside the run directory, in dlspark-features/<digest>/, so that runs that are neighbours share them:
 with another learning rate, another seed, another head. The digest is of the dataset, the preprocessing, and
-the frozen layers with their weights.
+the frozen layers with their weights. A training holds its folder, so that `dlspark cache gc` leaves it alone.
 """
 
 from __future__ import annotations
 
 import logging
 import posixpath
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from dlspark import storage
 from dlspark.contracts import SPLITS, WorkerTask
 from dlspark.data.feature_files import FeatureIndex, Place, read_index, whole_files, write_index
+from dlspark.data.feature_use import features_in_use
 from dlspark.data.manifest import FileEntry
 from dlspark.errors import DatasetError
 from dlspark.predict.features import Body, FeatureJob, compute_here, compute_on_spark, load_body
@@ -29,11 +34,12 @@ _DIGITS = 32
 _log = logging.getLogger(__name__)
 
 
-def provide_features(task: WorkerTask, spark: SparkSession | None) -> str:
-    """Return the URL of the features of a run, each byte proven; what is missing is computed first.
+@contextmanager
+def with_features(task: WorkerTask, spark: SparkSession | None) -> Iterator[WorkerTask]:
+    """Give a run with the URL of its features, each byte proven; what is missing is computed first.
 
     Args:
-        task: of the run, whose directory holds its first weights.
+        task: the run, whose directory holds its first weights.
         spark: the session whose executors compute; None: this process does.
 
     Raises:
@@ -41,6 +47,13 @@ def provide_features(task: WorkerTask, spark: SparkSession | None) -> str:
     """
     body = load_body(task)
     folder = features_folder(task.run_dir, body.key)
+    with features_in_use(folder):
+        _complete(task, body, folder, spark)
+        yield replace(task, features=folder)
+
+
+def _complete(task: WorkerTask, body: Body, folder: str, spark: SparkSession | None) -> None:
+    """Compute the files that are missing or damaged."""
     index = read_index(folder)
     there: dict[Place, FileEntry] = {}
     if index is not None:
@@ -50,16 +63,17 @@ def provide_features(task: WorkerTask, spark: SparkSession | None) -> str:
         (split, number) for split in SPLITS for number, _ in enumerate(body.manifest.splits[split].files)
     ]
     missing = [place for place in places if place not in there]
+    if missing:
+        there |= _compute(task, body, folder, missing, spark)
+    write_index(folder, FeatureIndex(num_features=body.head.num_features, files=there, used=time.time()))
     if not missing:
         _log.info("the features are there already, in %s: the frozen layers are not needed", folder)
-        return folder
-    there |= _compute(task, body, folder, missing, spark)
-    write_index(folder, FeatureIndex(num_features=body.head.num_features, files=there))
+        return
     _log.info(
-        "%d features of each row, %.1f MB, are in %s, for this and later trainings; remove it when you like",
+        "%d features of each row, %.1f MB, are in %s, for this and later trainings; dlspark cache gc removes "
+        "them when they are old",
         *(body.head.num_features, sum(entry.num_bytes for entry in there.values()) / 1e6, folder),
     )
-    return folder
 
 
 def features_folder(run_dir: str, key: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,7 @@ from dlspark.tracking.facts import DatasetFacts, dataset_name
 from dlspark.tracking.follow import follow_progress
 from dlspark.tracking.run import TrackedRun, continue_run, require_reachable, start_run
 from dlspark.worker import run_training
-from pipelines.feature_cache import provide_features
+from pipelines.feature_cache import with_features
 from pipelines.first_weights import FirstWeights, find_first_weights, log_frozen
 from pipelines.preflight import require_workers
 from pipelines.restart import train_with_restarts
@@ -119,11 +119,12 @@ def run(config: Config, spark: SparkSession | None, *, parent_run_id: str | None
     )
     if earlier is not None:
         task = replace(task, **resumed(task))
-    if config.transfer.cache_features:
-        task = replace(task, features=provide_features(task, spark))
-    with _start(
-        config, manifest, task, spark, earlier=earlier, first=first, parent_run_id=parent_run_id
-    ) as tracked:
+    with (
+        with_features(task, spark) if config.transfer.cache_features else nullcontext(task) as task,
+        _start(
+            config, manifest, task, spark, earlier=earlier, first=first, parent_run_id=parent_run_id
+        ) as tracked,
+    ):
         write_run_description(run_dir, _describe(tracked, task))
         log_dataset(config, manifest, run_dir, tracked)
         with show_progress("train", "steps") as progress, follow_progress(run_dir, progress):

@@ -31,7 +31,7 @@ from dlspark.errors import DatasetError
 INDEX_NAME = "_dlspark_features.json"
 FEATURES_COLUMN = "features"
 VALUE_BYTES = 4
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = pa.schema(
     [
         pa.field("row_id", pa.int64(), nullable=False),
@@ -66,6 +66,8 @@ class FeatureIndex:
     """F."""
     files: Mapping[Place, FileEntry]
     """By the place of the dataset's file; paths are relative to the folder."""
+    used: float
+    """When a training last began with them, in seconds since 1970."""
 
 
 def store_features(
@@ -129,7 +131,12 @@ def write_index(folder: str, index: FeatureIndex) -> None:
         split: [dataclasses.asdict(index.files[place]) for place in sorted(index.files) if place[0] == split]
         for split in SPLITS
     }
-    values = {"version": _VERSION, "num_features": index.num_features, "files": files}
+    values = {
+        "version": _VERSION,
+        "num_features": index.num_features,
+        "used": index.used,
+        "files": files,
+    }
     storage.write_json(storage.join(folder, INDEX_NAME), values)
 
 
@@ -140,7 +147,11 @@ def read_index(folder: str) -> FeatureIndex | None:
         values = storage.read_json(url)
         if values["version"] != _VERSION:
             raise ValueError(f"version {values['version']} instead of {_VERSION}")
-        return FeatureIndex(num_features=int(values["num_features"]), files=_entries(values["files"]))
+        return FeatureIndex(
+            num_features=int(values["num_features"]),
+            files=_entries(values["files"]),
+            used=float(values["used"]),
+        )
     except FileNotFoundError:
         return None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:

@@ -68,7 +68,7 @@ def test_the_commands_on_data(
 def test_the_commands_on_networks_and_steps(
     laptop: dict[str, dict[str, Any]], looked_into: list[dict[str, Any]]
 ) -> None:
-    described, measured, searched, scaled, compared, replayed = looked_into
+    described, measured, searched, scaled, compared, replayed, listed, cleaned = looked_into
     assert described["parameters"] == 11_173_962
     assert {case["reader"] for case in measured["cases"]} == {"petastorm", "arrow"}
     assert {case["storage"] for case in measured["cases"]} == {"raw", "encoded"}
@@ -86,6 +86,7 @@ def test_the_commands_on_networks_and_steps(
     assert replayed["epoch"] == 17 // -(-laptop["ingest"]["splits"]["train"] // 128) + 1
     assert all(row["key"].startswith(f"{row['label']}/") for row in replayed["rows"])
     assert Path(replayed["picture"]).read_bytes().startswith(b"\x89PNG")
+    assert listed == cleaned == {"kept": [], "removed": []}
 
 
 def test_the_commands_on_mnist(experiments: list[dict[str, Any]]) -> None:

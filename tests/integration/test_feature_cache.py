@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 from dlspark.config.compose import compose
 from dlspark.contracts import ImageFormat, WorkerTask
 from dlspark.data.feature_files import INDEX_NAME, read_index
+from dlspark.data.feature_use import remove_features
 from dlspark.data.manifest import FileEntry, Manifest, read_manifest
 from dlspark.errors import DatasetError, SourceError
 from dlspark.predict.features import Body
@@ -22,7 +23,7 @@ from dlspark.tracking.journal import metric_history, read_events
 from dlspark.training.checkpoint import load_checkpoint
 from dlspark.training.snapshots import list_snapshots, remove_snapshot
 from pipelines import evaluate, feature_cache, train
-from pipelines.feature_cache import FEATURES_FOLDER, provide_features
+from pipelines.feature_cache import FEATURES_FOLDER, with_features
 from pipelines.train import TrainStageResult
 from tests.datasets import place_files, settings_of, write_splits
 
@@ -67,6 +68,12 @@ def _train(home: Path, run: str, *words: str, spark: SparkSession | None = None)
     )
     where = () if spark else ("cluster.backend=local", "cluster.workers=1", "data.reader=arrow")
     return train.run(compose([*common, *_NETWORK, *where, *words]), spark)
+
+
+def provide_features(task: WorkerTask, spark: SparkSession | None) -> str:
+    with with_features(task, spark) as ready:
+        assert ready.features is not None
+        return ready.features
 
 
 def _task_of(home: Path, dataset: Path, run_dir: Path) -> tuple[WorkerTask, Manifest]:
@@ -123,6 +130,16 @@ def test_the_head_learns_from_features_what_it_learns_from_images(home: Path) ->
     assert evaluated.loss == pytest.approx(done.val_loss, rel=1e-5)
 
 
+def test_a_training_holds_its_features(home: Path) -> None:
+    task, _ = _task_of(home, home / "dataset", home / "plain")
+    with with_features(task, None) as ready:
+        assert ready.features is not None
+        assert not remove_features(ready.features)
+        assert read_index(ready.features) is not None
+    assert remove_features(ready.features)
+    assert not Path(ready.features).exists()
+
+
 def test_neighbours_share_the_features_of_the_same_body(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -164,7 +181,12 @@ def test_a_damaged_file_is_named_and_made_again(
         damaged.write_bytes(before[damaged][:-9] + b"?" + before[damaged][-8:])
         assert provide_features(task, None) == folder
         assert text in caplog.text
-        assert {path: path.read_bytes() for path in Path(folder).rglob("*.*")} == before
+        again = read_index(folder)
+        assert again is not None
+        assert (again.files, again.num_features) == (index.files, index.num_features)
+        assert again.used > index.used
+        files = {path: data for path, data in before.items() if path.name != INDEX_NAME}
+        assert {path: path.read_bytes() for path in Path(folder).rglob("*.parquet")} == files
 
 
 def test_a_run_goes_on_in_the_middle_of_an_epoch_and_at_its_beginning(home: Path) -> None:

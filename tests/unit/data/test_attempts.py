@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from dlspark.data import attempts
+from dlspark.data import marks
 from dlspark.data.attempts import live_attempts, running_attempt
 
 HOLD = """
@@ -52,7 +52,7 @@ def test_an_attempt_of_another_host_lives_as_long_as_it_is_refreshed(
 
 
 def test_the_marker_is_refreshed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "_REFRESH_SECONDS", 0.01)
+    monkeypatch.setattr(marks, "_REFRESH_SECONDS", 0.01)
     with running_attempt(str(tmp_path)) as attempt:
         path = tmp_path / f"_dlspark_ingest-{attempt}.json"
         first = json.loads(path.read_text())["refreshed"]

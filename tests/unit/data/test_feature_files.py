@@ -64,7 +64,7 @@ def folders(tmp_path: Path) -> tuple[str, Manifest, str]:
             files[split, index] = store_features(
                 folder, (split, index), row_ids=ids, labels=labels, features=features_of(ids)
             )
-    write_index(folder, FeatureIndex(num_features=NUM_FEATURES, files=files))
+    write_index(folder, FeatureIndex(num_features=NUM_FEATURES, files=files, used=0.0))
     return str(tmp_path / "dataset"), manifest, folder
 
 
