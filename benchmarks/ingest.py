@@ -3,12 +3,13 @@
     python -m benchmarks.ingest --mnist ../shared/data/mnist.tar.gz \\
         --photos ../shared/data/imagenet-sample.tar
 
-limit: a plain Python loop of the same read, decode, resize and encode in two processes; no Spark, no listing,
-nothing is written. petastorm: as its ImageNet example does, materialize_dataset over an RDD map with
-cv2.imread and CompressedImageCodec('png'), with cv2.resize in between. dlspark: `ingest` as a user calls it,
-with listing, hashes, ledger, checksums and the written dataset. Each is a process of its own, with local[2]
-as its users have it: Spark as it comes, or the session that dlspark opens. All are warm; each is run in turn,
-three times by default, and compared turn by turn.
+limit: a plain Python loop of the same read, decode, resize and encode in two processes; no Spark, no
+listing, nothing is written. Its decoder is dlspark's own, which has a shorter way for plain PNG files.
+pillow: the same loop as one writes it with Pillow. petastorm: as its ImageNet example does,
+materialize_dataset over an RDD map with cv2.imread and CompressedImageCodec('png'), with cv2.resize in
+between. dlspark: `ingest` as a user calls it, with listing, hashes, ledger, checksums and the written
+dataset. Each is a process of its own, with local[2] as its users have it: Spark as it comes, or the session
+that dlspark opens. All are warm; each is run in turn, three times by default, and compared turn by turn.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def compare(options: argparse.Namespace, folder: Path) -> None:
-    """Print images/s of the three, for small files and for photographs."""
+    """Print images/s of the four, for small files and for photographs."""
     workloads = []
     if options.mnist:
         workloads.append(("MNIST, 60,000 PNG of 28x28", unpack_mnist(options.mnist, folder), SMALL))
@@ -67,6 +68,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
             files = sorted(str(path) for path in source.rglob("*") if path.is_file())
             runs: dict[str, Callable[[], None]] = {
                 "limit": partial(limit.run, files, image, options.storage),
+                "pillow": partial(limit.run, files, image, options.storage, "pillow"),
                 "petastorm": partial(petastorm.run, files, image, folder / "petastorm"),
                 "dlspark": partial(dlspark.run, source, image, folder / "dlspark", options.storage),
             }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pyspark.sql import SparkSession
 
 from benchmarks.runs import MAX_PIXELS
@@ -48,22 +50,41 @@ def spark_of_dlspark() -> AbstractContextManager[SparkSession]:
     return spark_session("local[2]", "dlspark benchmark")
 
 
-def run_limit(pool: Any, files: list[str], image: ImageFormat, storage: str) -> None:
-    """Read, decode, resize and encode in two processes."""
+def run_limit(
+    pool: Any, files: list[str], image: ImageFormat, storage: str, decoder: str = "dlspark"
+) -> None:
+    """Read, decode, resize and encode in two processes; `decoder` is dlspark or pillow."""
     half = len(files) // 2
-    tasks = [(part, image, storage) for part in (files[:half], files[half:])]
+    tasks = [(part, image, storage, decoder) for part in (files[:half], files[half:])]
     pool.starmap(_bare_loop, tasks, chunksize=1)
 
 
-def _bare_loop(files: list[str], image: ImageFormat, storage: str) -> int:
+def _bare_loop(files: list[str], image: ImageFormat, storage: str, decoder: str) -> int:
     header = npy_header((image.height, image.width, image.channels))
     num_bytes = 0
     for path in files:
         with open(path, "rb") as file:  # noqa: PTH123 - the bare limit
             data = file.read()
-        pixels = decode_image(data, image, max_pixels=MAX_PIXELS)
+        if decoder == "pillow":
+            pixels = _decode_with_pillow(data, image)
+        else:
+            pixels = decode_image(data, image, max_pixels=MAX_PIXELS)
         num_bytes += len(header + pixels.tobytes() if storage == "raw" else encode_png(pixels))
     return num_bytes
+
+
+def _decode_with_pillow(data: bytes, image: ImageFormat) -> NDArray[np.uint8]:
+    """Return the pixels of the centre, scaled to the size of the dataset."""
+    with Image.open(io.BytesIO(data)) as picture:
+        mode = "L" if image.channels == 1 else "RGB"
+        if image.resize == "none":
+            return np.asarray(picture.convert(mode))
+        picture.draft(mode, (image.width, image.height))
+        side = min(picture.size)
+        left, top = (picture.width - side) // 2, (picture.height - side) // 2
+        box = (left, top, left + side, top + side)
+        size = (image.width, image.height)
+        return np.asarray(picture.convert(mode).resize(size, Image.Resampling.BILINEAR, box))
 
 
 def run_petastorm(spark: SparkSession, files: list[str], image: ImageFormat, output: Path) -> None:
