@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from dlspark.contracts import Communicator
+from dlspark.errors import ModelError
 from dlspark.training.named_optimizer import NamedOptimizer
 from dlspark.training.position import Position
 from dlspark.training.replicas import gather
@@ -112,10 +113,22 @@ class TrainingState:
         )
 
     def restore(self, snapshot: Snapshot | None) -> None:
-        """Go on from a snapshot; None begins at the first step."""
+        """Go on from a snapshot; None begins at the first step.
+
+        Raises:
+            ModelError: the snapshot was written by a dlspark that kept less.
+        """
         if snapshot is None:
             return
         state = join_tensors(snapshot.tensors, snapshot.values)
+        missing = [name for name in self._buffers if f"buffer:{name}" not in state["own"]]
+        if missing:
+            raise ModelError(
+                "the snapshot lacks statistics of batch normalisation",
+                got=f"no {missing[0]}",
+                where=f"step {snapshot.step}",
+                fix="go on with the version of dlspark that wrote it, or set overwrite=true to train anew",
+            )
         self._parts[MODEL].load_state_dict(dict(snapshot.model))
         for name, part in self._parts.items():
             if name != MODEL:

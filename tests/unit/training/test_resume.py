@@ -273,6 +273,12 @@ def test_batch_statistics_of_another_number_of_ranks_are_the_mean(tmp_path: Path
     torch.testing.assert_close(resumed[0], own.mean(dim=0))
 
 
+def test_a_snapshot_without_the_averages_of_the_statistics_is_refused(tmp_path: Path) -> None:
+    train(tmp_path, batch_norm=True, stop_after=7)
+    with pytest.raises(ModelError, match=r"lacks statistics.*no average\.1\.running_mean.*step 7.*overwrite"):
+        train(tmp_path, batch_norm=True, averages=True)
+
+
 def test_a_training_that_had_ended_makes_no_step(tmp_path: Path) -> None:
     [done] = train(tmp_path)
     [again] = train(tmp_path)
