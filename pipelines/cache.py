@@ -150,8 +150,7 @@ def _remove(one: Kept) -> bool:
 
 def _line(one: Kept) -> str:
     if one.unused_days is None:
-        what = "not complete"
-    else:
-        what = f"{one.rows:,} rows of {one.num_features} features, {one.num_bytes / 1e6:.1f} MB"
-    since = "in use now" if one.in_use else f"used {one.unused_days or 0:.1f} days ago"
-    return f"{one.folder}: {what}, {since}"
+        return f"{one.folder}: {'being computed' if one.in_use else 'not complete'}"
+    since = "in use now" if one.in_use else f"used {one.unused_days:.1f} days ago"
+    size = f"{one.rows:,} rows of {one.num_features} features, {one.num_bytes / 1e6:.1f} MB"
+    return f"{one.folder}: {size}, {since}"

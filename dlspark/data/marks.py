@@ -71,7 +71,7 @@ def live_marks(folder: str, prefix: str) -> set[str]:
         if _is_alive(values):
             live.add(name.removeprefix(prefix).removesuffix(".json"))
         else:
-            _log.info("a process of %s was killed: its leftovers are removed", values["host"])
+            _log.info("a process of %s was killed: its mark is removed", values["host"])
             storage.remove_tree(url)
     return live
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -292,20 +291,3 @@ def test_a_training_that_had_ended_makes_no_step(tmp_path: Path) -> None:
 def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
     expected = other.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in one.state_dict().items())
-
-
-def _stepped(build: Callable[[], nn.Module]) -> tuple[nn.Module, torch.optim.Optimizer]:
-    network = build()
-    optimizer = build_optimizer(network, "adam", lr=0.1)
-    network(torch.ones(2, 3)).sum().backward()
-    optimizer.step()
-    return network, optimizer
-
-
-def test_the_state_of_an_optimizer_goes_by_names() -> None:
-    network, optimizer = _stepped(lambda: nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)))
-    state = NamedOptimizer(network, optimizer).state_dict()
-    assert set(state["state"]) == {"0.weight", "0.bias", "1.weight", "1.bias"}
-    other, others = _stepped(lambda: nn.Sequential(nn.Linear(3, 3), nn.Identity(), nn.Linear(3, 3)))
-    with pytest.raises(ModelError, match="other parameters"):
-        NamedOptimizer(other, others).load_state_dict(state)
