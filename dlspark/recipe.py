@@ -28,6 +28,7 @@ from dlspark.training.reactions import Action, ReactionOptions
 from dlspark.training.schedules import Schedule, build_schedule
 from dlspark.training.start import load_start
 from dlspark.training.step import StepOptions
+from dlspark.training.views import NO_VIEWS, Views
 
 if TYPE_CHECKING:
     from torch import nn
@@ -111,6 +112,11 @@ def preprocessing_of(config: Config, manifest: Manifest) -> Preprocessing:
             fix="lower augment.crop_size, or ingest with a larger image.size",
         )
     return replace(manifest.preprocessing, crop=crop)
+
+
+def views_of(config: Config, trained: Views = NO_VIEWS) -> Views:
+    """Return the views of an image: as configured, and where a key is null, those of the training."""
+    return replace(trained, **config.views.given)
 
 
 def rows_of_a_step(config: Config, num_rows: int) -> int:

@@ -1,6 +1,6 @@
 """What one rank does: communicator, loader, model, fit. The only file that knows all the rooms of a rank.
 
-Both functions are top-level, so that they are picklable by reference; what they get from the driver is one
+The function is top-level, so that it is picklable by reference; what it gets from the driver is one
 WorkerTask of plain values. The same code runs under Horovod, and in one local process.
 """
 
@@ -18,7 +18,7 @@ from torch import nn
 from dlspark import storage
 from dlspark.cluster.devices import device_of
 from dlspark.config import Config
-from dlspark.contracts import Communicator, EvaluationResult, Split, Tracker, TrainResult, WorkerTask
+from dlspark.contracts import Communicator, Split, Tracker, TrainResult, WorkerTask
 from dlspark.data.augment import Augmentation
 from dlspark.data.feature_files import as_dataset
 from dlspark.data.loader import Loader, open_split
@@ -32,18 +32,17 @@ from dlspark.recipe import (
     figures_of,
     head_of_run,
     initial_model,
-    loss_of,
     optimizer_of,
     preprocessing_of,
     reactions_of,
     rows_of_a_step,
     schedule_of,
     step_options_of,
+    views_of,
 )
 from dlspark.tracking.journal import JournalTracker, SilentTracker
-from dlspark.training.checkpoint import CheckpointDescription, load_checkpoint, save_checkpoint
+from dlspark.training.checkpoint import CheckpointDescription, save_checkpoint
 from dlspark.training.checkpoint_writer import Checkpoints, CheckpointWriter, SilentCheckpoints
-from dlspark.training.evaluation import evaluate_model
 from dlspark.training.head import HeadOnFeatures, tensors_of_body
 from dlspark.training.precision import choose_precision
 from dlspark.training.snapshots import checkpoints_folder, final_checkpoint, read_snapshot
@@ -65,7 +64,7 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
         ConfigError: a choice needs what the dataset does not have.
     """
     config = Config.model_validate(task.config)
-    manifest = _read_the_same_dataset(task)
+    manifest = read_the_same_dataset(task)
     device = device_of(communicator)
     precision = choose_precision(config.train.precision, device)
     is_first = communicator.rank == 0
@@ -164,37 +163,6 @@ def run_training(task: WorkerTask, communicator: Communicator) -> TrainResult:
     )
 
 
-def run_evaluation(task: WorkerTask, communicator: Communicator) -> EvaluationResult:
-    """Evaluate the final checkpoint of `task.run_dir` on `task.split`: each row once, over all ranks.
-
-    Raises:
-        DatasetError: the dataset is not the one that the driver read, or its images are of another size than
-            those that the network was trained on.
-        ModelError: the run has no complete checkpoint.
-    """
-    config = Config.model_validate(task.config)
-    manifest = _read_the_same_dataset(task)
-    device = device_of(communicator)
-    model, description = load_checkpoint(final_checkpoint(task.run_dir))
-    with open_source(
-        config,
-        task.dataset,
-        _as_trained(manifest, description, task.dataset),
-        task.split,
-        rank=communicator.rank,
-        num_ranks=communicator.size,
-        training=False,
-        device=device,
-    ) as source:
-        return evaluate_model(
-            *(model.to(device), source, communicator),
-            num_classes=len(manifest.classes),
-            device=device,
-            loss=loss_of(config, manifest.splits["train"].class_rows),
-            figures=figures_of(config, len(manifest.classes)),
-        )
-
-
 def _head_alone(
     config: Config, manifest: Manifest, network: nn.Module, resume: Snapshot | None
 ) -> tuple[HeadOnFeatures, Snapshot | None]:
@@ -207,23 +175,12 @@ def _head_alone(
     return head, replace(resume, model={name: resume.model[name] for name in head.state_dict()})
 
 
-def _as_trained(manifest: Manifest, trained: CheckpointDescription, dataset: str) -> Manifest:
-    """Return the manifest with the preprocessing that the network was trained with, and is served with."""
-    found, wanted = manifest.preprocessing.image, trained.preprocessing.image
-    got = (found.height, found.width, found.channels)
-    allowed = (wanted.height, wanted.width, wanted.channels)
-    if got != allowed:
-        raise DatasetError(
-            "the images are of another size than those that the network was trained on",
-            got=got,
-            allowed=f"{allowed} (height, width, channels)",
-            where=dataset,
-            fix="ingest with the image.size and image.channels of the training's dataset",
-        )
-    return replace(manifest, preprocessing=trained.preprocessing)
+def read_the_same_dataset(task: WorkerTask) -> Manifest:
+    """Return the manifest of the dataset of a task, as the driver read it.
 
-
-def _read_the_same_dataset(task: WorkerTask) -> Manifest:
+    Raises:
+        DatasetError: it is another one by now, or gone.
+    """
     manifest = read_manifest(task.dataset)
     if manifest.fingerprint != task.fingerprint:
         raise DatasetError(
@@ -297,4 +254,5 @@ def _describer(config: Config, manifest: Manifest) -> Callable[..., CheckpointDe
         preprocessing=preprocessing_of(config, manifest),
         classes=manifest.classes,
         fingerprint=manifest.fingerprint,
+        views=views_of(config),
     )

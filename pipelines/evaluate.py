@@ -12,11 +12,12 @@ from dlspark.config import Config
 from dlspark.contracts import EvaluationResult, Split, WorkerTask
 from dlspark.data.manifest import read_manifest
 from dlspark.errors import DatasetError
+from dlspark.recipe import views_of
 from dlspark.tracking.run import reopen_run
 from dlspark.training.checkpoint import read_description
 from dlspark.training.metrics import class_metrics, evaluation_metrics
 from dlspark.training.snapshots import final_checkpoint
-from dlspark.worker import run_evaluation
+from dlspark.worker_evaluation import run_evaluation
 from pipelines.preflight import require_workers
 from pipelines.run_directory import RunDescription, read_config, read_run_description
 from pipelines.stage import required, with_backend
@@ -38,6 +39,8 @@ class EvaluateStageResult:
     """Mean over rows, in nats for cross entropy."""
     accuracy: float
     """Share in [0, 1]."""
+    views: int
+    """Of each image, over which the outputs are averaged; 1: the image alone."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -69,6 +72,7 @@ def run(config: Config, spark: SparkSession | None) -> EvaluateStageResult:
     checkpoint = read_description(final_checkpoint(run_dir))
     _refuse_other_classes(checkpoint.classes, manifest.classes, dataset)
     require_workers(config, spark, dataset=dataset, run_dir=run_dir)
+    views = views_of(config, checkpoint.views).number
     task = WorkerTask(
         dataset=dataset,
         fingerprint=manifest.fingerprint,
@@ -88,7 +92,7 @@ def run(config: Config, spark: SparkSession | None) -> EvaluateStageResult:
         ports=config.cluster.ports,
         interface=config.cluster.network_interface,
     )[0]
-    _record(described, run_dir, config.split, manifest.classes, result, step=checkpoint.step)
+    _record(described, run_dir, config.split, manifest.classes, result, views=views, step=checkpoint.step)
     return EvaluateStageResult(
         run_id=described.run_id,
         run_dir=run_dir,
@@ -97,6 +101,7 @@ def run(config: Config, spark: SparkSession | None) -> EvaluateStageResult:
         num_rows=result.num_rows,
         loss=result.loss,
         accuracy=result.accuracy,
+        views=views,
     )
 
 
@@ -118,6 +123,7 @@ def _record(
     classes: tuple[str, ...],
     result: EvaluationResult,
     *,
+    views: int,
     step: int,
 ) -> None:
     # Here, and not above: matplotlib takes seconds to import.
@@ -132,5 +138,6 @@ def _record(
         run_id=described.run_id,
         attempt="evaluate",
     ) as tracked:
-        tracked.log_metrics(evaluation_metrics(result, split) | class_metrics(result, split), step=step)
+        figures = evaluation_metrics(result, split) | class_metrics(result, split)
+        tracked.log_metrics(figures | {f"{split}_views": float(views)}, step=step)
         tracked.log_artifact(picture)

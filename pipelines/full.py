@@ -42,6 +42,7 @@ class FullResult:
             "test_rows": self.tested.num_rows,
             "test_loss": self.tested.loss,
             "test_accuracy": self.tested.accuracy,
+            "test_views": self.tested.views,
             **registered,
         }
 
@@ -73,6 +74,7 @@ def _summary(result: FullResult) -> str:
     ingested, trained, tested = result.ingested, result.trained, result.tested
     rows = ", ".join(f"{split} {num_rows:,}" for split, num_rows in ingested.splits.items())
     workers = f"{trained.workers} {trained.backend} worker{'s' if trained.workers > 1 else ''}"
+    views = "" if tested.views == 1 else f", mean of {tested.views} views of each"
     val = "" if trained.val_accuracy is None else f", val {trained.val_accuracy:.4f}"
     facts = {
         "images": f"{ingested.listed:,} listed = {ingested.written:,} written "
@@ -81,7 +83,7 @@ def _summary(result: FullResult) -> str:
         "dataset": f"{ingested.dataset} (fingerprint {ingested.fingerprint})",
         "training": f"{trained.epochs} epochs, {trained.steps:,} steps, "
         f"{trained.images_per_second:,.0f} images/s on {workers}, {trained.precision}",
-        "accuracy": f"test {tested.accuracy:.4f} of {tested.num_rows:,} images{val}",
+        "accuracy": f"test {tested.accuracy:.4f} of {tested.num_rows:,} images{views}{val}",
         "run": trained.run_dir,
         "MLflow run": trained.run_id,
     }

@@ -71,6 +71,7 @@ def run(config: Config, spark: SparkSession | None) -> PredictResult:
             batch_size=config.predict.batch_size,
             max_image_bytes=config.data.max_image_bytes,
             max_image_pixels=config.data.max_image_pixels,
+            views=config.views.given,
         )
     seconds = time.monotonic() - started
     if result.num_failed:

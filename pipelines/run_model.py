@@ -50,6 +50,7 @@ def log_run_model(run_dir: str, *, tracking_uri: str, run_id: str, example_image
         metadata={
             "classes": list(description.classes),
             "preprocessing": description.preprocessing.to_json(),
+            "views": description.views.to_json(),
             "model": description.model,
             "model_options": dict(description.model_options),
             "dataset_fingerprint": description.fingerprint,

@@ -23,6 +23,7 @@ from dlspark.config.schedule_sections import ConstantConfig, ScheduleConfig
 from dlspark.config.section import Count, Positive, Section
 from dlspark.config.train_sections import RegularizeConfig, TrainConfig
 from dlspark.config.transfer_section import TransferConfig
+from dlspark.config.views_section import ViewsConfig
 
 _FIRST_PORT, _LAST_PORT = 1024, 65535
 """Those that need no right of their own to listen on."""
@@ -147,6 +148,7 @@ class Config(Section):
     lr_find: LrFindConfig = LrFindConfig()
     cluster: ClusterConfig = ClusterConfig()
     tracking: TrackingConfig = TrackingConfig()
+    views: ViewsConfig = ViewsConfig()
     predict: PredictConfig = PredictConfig()
     compare: CompareConfig = CompareConfig()
 

@@ -6,8 +6,10 @@ that what is served is what was evaluated. Images go through the network in boun
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from torch import nn
 from dlspark.data.images import ImageError, decode_image
 from dlspark.data.normalise import normalise
 from dlspark.training.checkpoint import CheckpointDescription, load_checkpoint
+from dlspark.training.views import with_views
 
 MAX_IMAGE_PIXELS = 100_000_000
 BATCH_SIZE = 256
@@ -39,20 +42,25 @@ class Classifier:
     def __init__(self, model: nn.Module, description: CheckpointDescription, device: torch.device) -> None:
         self.description = description
         self._device = device
-        self._model = model.to(device).eval()
+        network = with_views(model, description.views, description.preprocessing)
+        self._model = network.to(device).eval()
 
     @classmethod
-    def load(cls, checkpoint_url: str, device: str = "cpu") -> Self:
+    def load(
+        cls, checkpoint_url: str, device: str = "cpu", *, views: Mapping[str, Any] = MappingProxyType({})
+    ) -> Self:
         """Load a checkpoint folder.
 
         Args:
             checkpoint_url: URL of the folder.
             device: a torch device; a checkpoint trained on a GPU loads on a CPU.
+            views: fields of `Views` that are other ones than the checkpoint has.
 
         Raises:
             ModelError: there is no checkpoint, or it is damaged.
         """
         model, description = load_checkpoint(checkpoint_url)
+        description = replace(description, views=replace(description.views, **views))
         return cls(model, description, torch.device(device))
 
     @property

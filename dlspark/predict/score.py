@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pandas as pd
 import torch
@@ -54,6 +56,7 @@ class _Score:
 
     checkpoint: Broadcast[dict[str, bytes]]
     digest: str
+    views: tuple[tuple[str, Any], ...]
     batch_size: int
     max_image_bytes: int
     max_image_pixels: int
@@ -65,7 +68,7 @@ class _Score:
             # One task has these cores; torch would take all of the host for each of the tasks on it.
             torch.set_num_threads(max(1, context.cpus()))
         misses = _load_classifier.cache_info().misses
-        classifier = _load_classifier(self.digest, _Files(self.checkpoint))
+        classifier = _load_classifier(self.digest, _Files(self.checkpoint), self.views)
         self.loads.add(_load_classifier.cache_info().misses - misses)
         for frame in frames:
             for start in range(0, len(frame), self.batch_size):
@@ -108,12 +111,12 @@ class _Files:
 
 
 @lru_cache(maxsize=1)
-def _load_classifier(digest: str, checkpoint: _Files) -> Classifier:
+def _load_classifier(digest: str, checkpoint: _Files, views: tuple[tuple[str, Any], ...]) -> Classifier:
     """Build the classifier once in a Python worker process; another digest takes its place."""
     with tempfile.TemporaryDirectory(prefix=f"dlspark-{digest[:12]}-") as folder:
         for name, data in checkpoint.files.value.items():
             (Path(folder) / name).write_bytes(data)
-        return Classifier.load(folder)
+        return Classifier.load(folder, views=dict(views))
 
 
 def list_images(source: str) -> list[tuple[str, int]]:
@@ -178,6 +181,7 @@ def score_folder(
     batch_size: int,
     max_image_bytes: int,
     max_image_pixels: int,
+    views: Mapping[str, Any] = MappingProxyType({}),
 ) -> ScoreResult:
     """Classify the images of a folder, and of the folders in it, into Parquet.
 
@@ -195,6 +199,7 @@ def score_folder(
         batch_size: images that go through the network at once.
         max_image_bytes: a larger file is not read.
         max_image_pixels: a larger image is not decoded.
+        views: fields of `Views` that are other ones than the checkpoint has.
 
     Raises:
         OutputExistsError: the output exists.
@@ -212,6 +217,7 @@ def score_folder(
     score = _Score(
         checkpoint=broadcast,
         digest=_digest(files),
+        views=tuple(views.items()),
         batch_size=batch_size,
         max_image_bytes=max_image_bytes,
         max_image_pixels=max_image_pixels,

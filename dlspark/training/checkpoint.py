@@ -26,6 +26,7 @@ from dlspark.contracts import Preprocessing
 from dlspark.errors import ModelError
 from dlspark.models.build import build_model
 from dlspark.training.tensor_tree import split_tensors
+from dlspark.training.views import NO_VIEWS, Views
 
 CHECKPOINT_VERSION = 1
 DESCRIPTION_FILE = "checkpoint.json"
@@ -52,6 +53,8 @@ class CheckpointDescription:
     """Optimizer steps done."""
     metrics: Mapping[str, float]
     """Figures at that step, e.g. val_accuracy."""
+    views: Views = NO_VIEWS
+    """Of each image, when the network is evaluated, predicts or serves."""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -60,7 +63,9 @@ class CheckpointDescription:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> CheckpointDescription:
         """Rebuild from `to_json`; keys of the file that are not of the description are left out."""
-        fields = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        known = {"views": {}} | dict(values)  # checkpoints from before there were views have none
+        fields = {field.name: known[field.name] for field in dataclasses.fields(cls)}
+        fields["views"] = Views(**known["views"])
         fields["preprocessing"] = Preprocessing.from_json(values["preprocessing"])
         fields["classes"] = tuple(values["classes"])
         return cls(**fields)

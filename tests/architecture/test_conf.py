@@ -67,6 +67,7 @@ def test_the_root_file_has_the_keys_that_no_group_has() -> None:
         "checkpoint",
         "diagnostics",
         "lr_find",
+        "views",
         "predict",
         "compare",
     )

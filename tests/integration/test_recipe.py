@@ -18,7 +18,8 @@ from dlspark.replay import replay_step
 from dlspark.tracking.events import TagsEvent
 from dlspark.tracking.journal import metric_history, read_events
 from dlspark.training.checkpoint import load_checkpoint
-from dlspark.worker import run_evaluation, run_training
+from dlspark.worker import run_training
+from dlspark.worker_evaluation import run_evaluation
 from tests.datasets import place_files, settings_of, write_splits
 
 PLAIN = ("model=mlp", "model.hidden=[8]", "data.reader=arrow", "train.precision=fp32", "train.epochs=2")
@@ -92,6 +93,23 @@ def test_the_average_is_what_is_saved(dataset: Path, tmp_path: Path) -> None:
         assert result.validation is not None
         assert evaluated.confusion == result.validation.confusion
         assert evaluated.loss == pytest.approx(result.validation.loss, rel=1e-6)
+
+
+def test_an_evaluation_averages_over_the_views_of_the_training_or_over_others(
+    dataset: Path, tmp_path: Path
+) -> None:
+    def evaluated(name: str, *words: str) -> float:
+        task = task_of(dataset, tmp_path / name, *words, split="val")
+        return run_evaluation(task, LocalCommunicator()).loss
+
+    train(dataset, tmp_path / "plain")
+    trained = train(dataset, tmp_path / "viewed", "views.shift=1")
+    assert trained.validation is not None
+    plain, viewed = evaluated("plain"), evaluated("viewed")
+    assert plain == pytest.approx(trained.validation.loss, rel=1e-6)  # validated without views
+    assert abs(viewed - plain) > 1e-4
+    assert evaluated("plain", "views.shift=1") == viewed
+    assert evaluated("viewed", "views.shift=0") == plain
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,12 @@ import torch
 from dlspark.contracts import ImageFormat, Preprocessing
 from dlspark.data.images import encode_png
 from dlspark.training.checkpoint import CheckpointDescription, save_checkpoint
+from dlspark.training.views import NO_VIEWS, Views
 
 CLASSES = ("even", "odd", "other")
 
 
-def save_example(url: str, *, step: int = 10) -> None:
+def save_example(url: str, *, step: int = 10, views: Views = NO_VIEWS) -> None:
     """Save an untrained network for gray 8 x 8 images of three classes."""
     description = CheckpointDescription(
         model="mlp",
@@ -25,6 +26,7 @@ def save_example(url: str, *, step: int = 10) -> None:
         epoch=1,
         step=step,
         metrics={"val_accuracy": 0.5},
+        views=views,
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -13,6 +13,7 @@ from dlspark.data.normalise import normalise
 from dlspark.errors import ModelError
 from dlspark.predict.classifier import Classifier
 from dlspark.training.checkpoint import load_checkpoint
+from dlspark.training.views import Views
 from tests.unit.predict.checkpoints import CLASSES, example_images, save_example
 
 
@@ -39,6 +40,20 @@ def test_the_answer_is_that_of_the_network_on_the_training_preprocessing(checkpo
     assert labels == [CLASSES[index] for index in expected.argmax(axis=1)]
     assert errors == [None] * 7
     assert len(set(labels)) > 1
+
+
+def test_the_views_of_a_checkpoint_are_averaged_unless_others_are_asked_for(
+    checkpoint: str, tmp_path: Path
+) -> None:
+    images = example_images(5)
+    save_example(str(tmp_path), views=Views(shift=1, mirror=True))
+    plain = Classifier.load(checkpoint).predict(images).probabilities
+    viewed = Classifier.load(str(tmp_path)).predict(images).probabilities
+    asked = Classifier.load(checkpoint, views={"shift": 1, "mirror": True}).predict(images).probabilities
+    without = Classifier.load(str(tmp_path), views={"shift": 0, "mirror": False}).predict(images)
+    assert np.abs(viewed - plain).max() > 1e-3
+    np.testing.assert_array_equal(viewed, asked)
+    np.testing.assert_array_equal(without.probabilities, plain)
 
 
 def test_an_image_that_cannot_be_decoded_has_a_reason_and_changes_no_other(checkpoint: str) -> None:

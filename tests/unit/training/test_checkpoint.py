@@ -16,6 +16,7 @@ from dlspark.errors import ModelError
 from dlspark.models.build import build_model
 from dlspark.training import checkpoint
 from dlspark.training.checkpoint import CheckpointDescription, load_checkpoint, save_checkpoint
+from dlspark.training.views import NO_VIEWS, Views
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": (7, 5), "batch_norm": True, "activation": "maxout", "initialisation": "he_uniform"},
@@ -42,6 +43,7 @@ def describe(name: str) -> CheckpointDescription:
         epoch=3,
         step=36,
         metrics={"val_accuracy": 0.99},
+        views=Views(shift=1, rotate_degrees=5.0),
     )
 
 
@@ -51,6 +53,15 @@ def save(url: Path, name: str = "mnist_cnn") -> torch.nn.Module:
     model(torch.randn(4, 3, 16, 16))  # moves the running statistics of batch normalisation
     save_checkpoint(str(url), model, describe(name))
     return model
+
+
+def test_a_checkpoint_from_before_there_were_views_has_none(tmp_path: Path) -> None:
+    save(tmp_path)
+    file = tmp_path / "checkpoint.json"
+    values = json.loads(file.read_text())
+    del values["views"]
+    file.write_text(json.dumps(values))
+    assert load_checkpoint(str(tmp_path))[1].views == NO_VIEWS
 
 
 @pytest.mark.parametrize("name", OPTIONS)
