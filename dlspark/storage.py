@@ -7,7 +7,9 @@ appends, renames across folders or links, so that object stores and Databricks v
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
+import mmap
 import os
 import posixpath
 import uuid
@@ -17,6 +19,8 @@ from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
+
+_MANY_BYTES = 2**20
 
 
 def resolve(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -101,7 +105,8 @@ def write_bytes(url: str, data: bytes | memoryview) -> None:
     """Write a whole file so that no reader ever sees a part of it.
 
     On the local disk: a temporary name in the same folder, flushed, then renamed. An object store shows an
-    object only once it is complete, so there the bytes go straight to their name.
+    object only once it is complete, so there the bytes go straight to their name. Many bytes at the beginning
+    of an mmap go to the disk past the page cache.
     """
     filesystem, path = resolve(url)
     if not isinstance(filesystem, LocalFileSystem):
@@ -111,14 +116,38 @@ def write_bytes(url: str, data: bytes | memoryview) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
+        with temporary.open("wb", buffering=0) as file:
+            view = memoryview(data).cast("B")
+            done = _write_past_the_cache(file.fileno(), view)
+            while done < len(view):
+                done += file.write(view[done:])
             os.fsync(file.fileno())
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _write_past_the_cache(descriptor: int, data: memoryview) -> int:
+    """Write the whole pages of the data to the disk straight from memory, and return how many bytes that is.
+
+    The page cache would cost a copy, and memory that others have a use for: nobody reads a file again as soon
+    as it is stored. 0 where the data do not begin at a page or are few, and on file systems that cannot.
+    """
+    if not hasattr(os, "O_DIRECT") or not isinstance(data.obj, mmap.mmap) or len(data) < _MANY_BYTES:
+        return 0
+    flags, done = fcntl.fcntl(descriptor, fcntl.F_GETFL), 0
+    whole = len(data) // mmap.PAGESIZE * mmap.PAGESIZE
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
+        while done < whole:
+            done += os.write(descriptor, data[done:whole])
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+    return done
 
 
 def read_json(url: str) -> Any:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from dlspark import storage
 from dlspark.contracts import SPLITS, ImageFormat, Progress, Split
 from dlspark.data.columns import IMAGE_COLUMN
-from dlspark.data.fingerprint import hash_bytes
+from dlspark.data.fingerprint import file_checksum
 from dlspark.data.manifest import FileEntry, Manifest
 from dlspark.data.parquet_file import table_bytes
 from dlspark.errors import DatasetError
@@ -31,7 +31,7 @@ from dlspark.errors import DatasetError
 INDEX_NAME = "_dlspark_features.json"
 FEATURES_COLUMN = "features"
 VALUE_BYTES = 4
-_VERSION = 2
+_VERSION = 3
 _SCHEMA = pa.schema(
     [
         pa.field("row_id", pa.int64(), nullable=False),
@@ -107,7 +107,7 @@ def store_features(
     )
     table = pa.table([pa.array(row_ids, pa.int64()), pa.array(labels, pa.int32()), column], schema=_SCHEMA)
     data = table_bytes(table, uncompressed=_SCHEMA.names)
-    checksum = hash_bytes(data).hex()
+    checksum = file_checksum(data)
     path = storage.join(f"split={split}", f"part-{index:05d}-{checksum}.parquet")
     storage.write_bytes(storage.join(folder, path), data)
     return FileEntry(
@@ -240,5 +240,5 @@ def _problem(folder: str, entry: FileEntry) -> str | None:
     except FileNotFoundError:
         return "missing"
     if not entry.is_whole(data):
-        return f"damaged: {len(data)} bytes, checksum {hash_bytes(data).hex()}"
+        return f"damaged: {len(data)} bytes, checksum {file_checksum(data)}"
     return None

@@ -5,7 +5,8 @@ modulo 2^128 by split and class, which no order changes and which workers comput
 such hashes stand against accidents, not against someone who constructs images to collide.
 
 A hash is XXH64 (Collet 2014) with the seeds 0 and 1, one after the other. XXH3 is faster on paper and was
-slower here: it uses AVX-512, which slows the processor down for the decoding between two small images.
+slower here: it uses AVX-512, which slows the processor down for the decoding between two small images. The
+checksum of a whole file is XXH3, which there takes a quarter of the time.
 """
 
 from __future__ import annotations
@@ -26,9 +27,14 @@ ClassSums = Mapping[int, int]
 
 
 def hash_bytes(data: bytes | memoryview | NDArray[np.uint8]) -> bytes:
-    """Return the 16-byte hash of contiguous bytes: of encoded files, of pixels, of Parquet files."""
+    """Return the 16-byte hash of contiguous bytes: of encoded images, of pixels."""
     first = xxhash.xxh64_digest(data)  # type: ignore[arg-type] # an array is a buffer
     return first + xxhash.xxh64_digest(data, 1)  # type: ignore[arg-type]
+
+
+def file_checksum(data: bytes | memoryview) -> str:
+    """Return the checksum of a file, 32 hexadecimal digits of XXH3 with 128 bits."""
+    return xxhash.xxh3_128_hexdigest(data)
 
 
 def hash_row(row_id: int, label: int, shape: tuple[int, int, int], pixel_hash: bytes) -> int:

@@ -16,12 +16,12 @@ from typing import Any, Literal
 
 from dlspark import storage
 from dlspark.contracts import SPLITS, Preprocessing, Split
-from dlspark.data.fingerprint import hash_bytes
+from dlspark.data.fingerprint import file_checksum
 from dlspark.errors import DatasetError
 
 MANIFEST_NAME = "_dlspark_manifest.json"
 MARKER_PREFIX = "_dlspark_ingest-"
-VERSION = 2
+VERSION = 3
 
 _log = logging.getLogger(__name__)
 
@@ -35,13 +35,13 @@ class FileEntry:
     rows: int
     num_bytes: int
     checksum: str
-    """Two XXH64 of the file (see fingerprint), 32 hexadecimal digits."""
+    """See `file_checksum`."""
     min_row_id: int
     max_row_id: int
 
     def is_whole(self, data: bytes) -> bool:
         """Return whether these are the bytes that were written."""
-        return len(data) == self.num_bytes and hash_bytes(data).hex() == self.checksum
+        return len(data) == self.num_bytes and file_checksum(data) == self.checksum
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+import mmap
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -23,8 +24,9 @@ from numpy.typing import NDArray
 from dlspark import storage
 from dlspark.contracts import ImageFormat, Split
 from dlspark.data.channel_sums import sum_channels
-from dlspark.data.fingerprint import hash_bytes, sum_by_class
+from dlspark.data.fingerprint import file_checksum, hash_bytes, sum_by_class
 from dlspark.data.layout import FilePlace
+from dlspark.data.pages import borrow_pages
 
 SCHEMA = pa.schema(
     [
@@ -47,6 +49,13 @@ its length and modification time in ns (or a hash); source_height, source_width:
 Hashes are those of fingerprint.hash_bytes, 16 bytes."""
 
 Storage = Literal["raw", "encoded"]
+
+_MOST_EXTRA_BYTES = 2**20
+"""Of a Parquet file beside its values: headers and the footer."""
+
+_PAGE_BYTES = 2**19
+"""Of a page of a column: what a processor's cache holds while it is put together and then copied."""
+_MOST_ROWS_TOGETHER = 1024
 
 _UNCOMPRESSED = ("row_id", "image", "pixel_hash", "source_hash")
 
@@ -72,7 +81,7 @@ class FileReport:
     """Relative to the dataset; None where no row is left and there is no file."""
     num_bytes: int = 0
     checksum: str = ""
-    """`hash_bytes` of the file, 32 hexadecimal digits."""
+    """See `file_checksum`."""
     rows: int = 0
     num_copies: int = 0
     """Of the rows, those that are augmented copies."""
@@ -189,13 +198,15 @@ def store_rows(rows: FileRows, place: FilePlace, *, dataset: str, attempt: str) 
     report = FileReport(split=place.split, index=place.index)
     if not rows.row_ids:
         return report
-    data = table_bytes(rows.table())
+    table = rows.table()
     # A repeated or speculative task writes beside this file, never over it: the manifest names one.
     name = f"part-{place.index:05d}-{attempt}-{uuid.uuid4().hex[:8]}.parquet"
     report.path = storage.join(f"split={place.split}", name)
-    storage.write_bytes(storage.join(dataset, report.path), data)
-    report.num_bytes = len(data)
-    report.checksum = hash_bytes(data).hex()
+    with borrow_pages(2 * table.nbytes + _MOST_EXTRA_BYTES) as pages:
+        data = table_bytes(table, pages=pages)
+        storage.write_bytes(storage.join(dataset, report.path), data)
+        report.num_bytes = len(data)
+        report.checksum = file_checksum(data)
     report.rows = len(rows.row_ids)
     report.min_row_id, report.max_row_id = rows.row_ids[0], rows.row_ids[-1]
     report.class_rows = Counter(rows.labels)
@@ -231,24 +242,31 @@ def write_table(table: pa.Table, url: str) -> None:
     storage.write_bytes(url, table_bytes(table, uncompressed=()))
 
 
-def table_bytes(table: pa.Table, *, uncompressed: Sequence[str] = _UNCOMPRESSED) -> memoryview:
+def table_bytes(
+    table: pa.Table, *, uncompressed: Sequence[str] = _UNCOMPRESSED, pages: mmap.mmap | None = None
+) -> memoryview:
     """Return a table as a Parquet file of one row group.
 
     Args:
         table: with any number of rows.
         uncompressed: columns that are stored as they are.
+        pages: where the file is put, with enough room for it; None: memory of its own.
     """
-    target = pa.BufferOutputStream()
+    row_bytes = table.nbytes // max(table.num_rows, 1) + 1
+    target = pa.BufferOutputStream() if pages is None else pa.FixedSizeBufferWriter(pa.py_buffer(pages))
     pq.write_table(
         table,
         target,
         row_group_size=max(table.num_rows, 1),
         use_dictionary=False,
+        data_page_size=_PAGE_BYTES,
+        # Only after so many rows Arrow looks whether the page is full.
+        write_batch_size=min(max(_PAGE_BYTES // row_bytes, 1), _MOST_ROWS_TOGETHER),
         # Pixels and hashes are stored as they are: decompression would cost more than the read that it saves.
         compression={name: "NONE" if name in uncompressed else "ZSTD" for name in table.column_names},
         write_statistics=[name for name in ("row_id", "label") if name in table.column_names],
     )
-    return memoryview(target.getvalue())
+    return memoryview(target.getvalue()) if pages is None else memoryview(pages)[: target.tell()]
 
 
 def _floor_power(pixels: int) -> int:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from dlspark import storage
 from dlspark.contracts import SPLITS, Progress, Split
 from dlspark.data.columns import FileColumns, pixels_of
-from dlspark.data.fingerprint import add_sums, dataset_fingerprint, hash_bytes, sum_by_class
+from dlspark.data.fingerprint import add_sums, dataset_fingerprint, file_checksum, hash_bytes, sum_by_class
 from dlspark.data.manifest import FileEntry, Manifest
 from dlspark.data.parquet_file import read_table
 from dlspark.errors import DatasetError
@@ -93,7 +93,7 @@ def read_file(dataset: str, entry: FileEntry, columns: list[str] | None = None) 
     if not entry.is_whole(data):
         raise DatasetError(
             "a file of the dataset is not the one that was published",
-            got=f"{len(data)} bytes, checksum {hash_bytes(data).hex()}",
+            got=f"{len(data)} bytes, checksum {file_checksum(data)}",
             allowed=f"{entry.num_bytes} bytes, checksum {entry.checksum}",
             where=where,
         )

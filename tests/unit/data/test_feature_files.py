@@ -128,7 +128,7 @@ def test_damaged_and_lost_files_are_named_and_the_others_are_whole(
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "{}", '{"version": 2}', '{"version": 1, "num_features": 2, "files": 0}']
+    "text", ["{", "{}", '{"version": 3}', '{"version": 2, "num_features": 2, "files": 0}']
 )
 def test_an_index_that_says_nothing_is_as_if_it_were_not_there(
     folders: tuple[str, Manifest, str], text: str, caplog: pytest.LogCaptureFixture

@@ -74,10 +74,10 @@ def test_an_unfinished_dataset_is_half_written(tmp_path: Path) -> None:
         read_manifest(str(tmp_path))
 
 
-@pytest.mark.parametrize("version", [0, 1, None, "2"])
+@pytest.mark.parametrize("version", [0, 2, None, "3"])
 def test_another_version_is_named_with_the_right_one(tmp_path: Path, version: object) -> None:
     (tmp_path / MANIFEST_NAME).write_text(json.dumps({**manifest_of().to_json(), "version": version}))
-    with pytest.raises(DatasetError, match=rf"another version(; got {version})?; allowed: 2"):
+    with pytest.raises(DatasetError, match=rf"another version(; got {version})?; allowed: 3"):
         read_manifest(str(tmp_path))
 
 
