@@ -18,6 +18,7 @@ from dlspark.contracts import BatchSource, Communicator, EvaluationResult
 from dlspark.errors import DatasetError, ModelError
 from dlspark.training.losses import Loss, cross_entropy_sum
 from dlspark.training.metrics import Figures, bias_sums, confusion_counts, count_in_top
+from dlspark.training.precision import layout_of
 
 
 def evaluate_model(
@@ -57,7 +58,8 @@ def evaluate_model(
             if not len(batch.labels):
                 continue
             labels = batch.labels.to(device, non_blocking=True)
-            logits = model(batch.images.to(device, non_blocking=True))
+            layout = layout_of(batch.images, device)
+            logits = model(batch.images.to(device, non_blocking=True, memory_format=layout))
             confusion_sum += confusion_counts(logits, labels, num_classes=num_classes)
             loss_sum += loss(logits, labels)
             bias_sum += bias_sums(logits, labels, figures.outputs)
