@@ -143,7 +143,7 @@ def _write_past_the_cache(descriptor: int, data: memoryview) -> int:
         while done < whole:
             done += os.write(descriptor, data[done:whole])
     except OSError as error:
-        if error.errno != errno.EINVAL:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
             raise
     finally:
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)

@@ -19,7 +19,7 @@ from torch import nn
 from dlspark.data.images import ImageError, decode_image
 from dlspark.data.normalise import normalise
 from dlspark.training.checkpoint import CheckpointDescription, load_checkpoint
-from dlspark.training.precision import layout_of
+from dlspark.training.evaluation import for_inference
 from dlspark.training.views import with_views
 
 MAX_IMAGE_PIXELS = 100_000_000
@@ -117,5 +117,5 @@ class Classifier:
         """Return float64 [b, K] for uint8 [b, H, W, C]."""
         with torch.inference_mode():
             batch = normalise(torch.from_numpy(pixels).to(self._device), self.description.preprocessing)
-            logits = self._model(batch.to(memory_format=layout_of(batch, self._device)))
+            logits = self._model(for_inference(batch))
             return torch.softmax(logits.double(), dim=1).cpu().numpy()

@@ -30,8 +30,8 @@ from dlspark.data.readers import read_files
 from dlspark.data.spark_task import begin_task
 from dlspark.errors import DatasetError
 from dlspark.recipe import head_of_run, initial_model, preprocessing_of
+from dlspark.training.evaluation import for_inference
 from dlspark.training.head import HeadOnFeatures, features_of, tensors_of_body
-from dlspark.training.precision import layout_of
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -155,8 +155,7 @@ def compute_file(body: Body, folder: str, place: Place) -> FileEntry:
         pixels = np.empty((len(indices), image.height, image.width, image.channels), dtype=np.uint8)
         rows.read(indices, pixels)
         images = normalise(torch.from_numpy(pixels), body.preprocessing)
-        images = images.to(memory_format=layout_of(images, images.device))
-        features[indices] = features_of(body.network, body.head, images).numpy()
+        features[indices] = features_of(body.network, body.head, for_inference(images)).numpy()
     return store_features(folder, place, row_ids=rows.row_ids, labels=rows.labels, features=features)
 
 

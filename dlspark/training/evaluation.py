@@ -18,7 +18,8 @@ from dlspark.contracts import BatchSource, Communicator, EvaluationResult
 from dlspark.errors import DatasetError, ModelError
 from dlspark.training.losses import Loss, cross_entropy_sum
 from dlspark.training.metrics import Figures, bias_sums, confusion_counts, count_in_top
-from dlspark.training.precision import layout_of
+
+_NUM_IMAGE_DIMENSIONS = 4
 
 
 def evaluate_model(
@@ -58,8 +59,7 @@ def evaluate_model(
             if not len(batch.labels):
                 continue
             labels = batch.labels.to(device, non_blocking=True)
-            layout = layout_of(batch.images, device)
-            logits = model(batch.images.to(device, non_blocking=True, memory_format=layout))
+            logits = model(for_inference(batch.images.to(device, non_blocking=True)))
             confusion_sum += confusion_counts(logits, labels, num_classes=num_classes)
             loss_sum += loss(logits, labels)
             bias_sum += bias_sums(logits, labels, figures.outputs)
@@ -68,6 +68,17 @@ def evaluate_model(
             communicator.whereabouts.note("evaluation")
     communicator.all_reduce_sum(sums)
     return _summarise(sums.cpu(), num_rows=source.num_rows, num_classes=num_classes, top_k=figures.top_k)
+
+
+def for_inference(images: torch.Tensor) -> torch.Tensor:
+    """Return images [b, C, H, W] in the layout that is fastest without gradients; features as they are.
+
+    The convolutions of oneDNN on a CPU read the channels of a pixel side by side, and take down to half the
+    time for it. Training in fp32 does not use it: there the sums over a batch would depend more on how its
+    rows are dealt to ranks, and the curves of one and two of them part after a hundred steps.
+    """
+    is_faster = images.ndim == _NUM_IMAGE_DIMENSIONS and images.device.type == "cpu"
+    return images.contiguous(memory_format=torch.channels_last) if is_faster else images
 
 
 def _parts(

@@ -14,8 +14,6 @@ from typing import Literal
 
 import torch
 
-_NUM_IMAGE_DIMENSIONS = 4
-
 _LOGGER = logging.getLogger(__name__)
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -44,24 +42,6 @@ def choose_precision(precision: Literal["auto", "fp32", "bf16", "fp16"], device:
     chosen: Precision = "bf16" if fast else "fp32"
     _LOGGER.info("precision %s: %s has %s bf16 matrix units", chosen, device, "" if fast else "no")
     return chosen
-
-
-def layout_of(
-    images: torch.Tensor, device: torch.device, precision: Precision = "fp32"
-) -> torch.memory_format:
-    """Return how the values of a batch should lie in memory on `device`; convolutions pass their layout on.
-
-    Matrix units read the channels of a pixel side by side, and so do the convolutions of oneDNN on a CPU, in
-    fp32 too: a step of the networks of dlspark is up to a quarter faster there, and the passes of an
-    evaluation up to twice as fast.
-
-    Args:
-        images: [b, C, H, W]; features [b, F] stay as they are.
-        device: where they are going.
-        precision: of the forward pass.
-    """
-    is_side_by_side = images.ndim == _NUM_IMAGE_DIMENSIONS and (device.type == "cpu" or precision != "fp32")
-    return torch.channels_last if is_side_by_side else torch.preserve_format
 
 
 def has_fast_bf16(device: torch.device) -> bool:

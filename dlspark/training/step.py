@@ -17,7 +17,7 @@ from dlspark.training.loss_scale import LossScale
 from dlspark.training.losses import Loss, cross_entropy_sum, mixed_sum
 from dlspark.training.metrics import count_correct
 from dlspark.training.optimizers import set_rates
-from dlspark.training.precision import AUTOCAST_TYPES, Precision, layout_of
+from dlspark.training.precision import AUTOCAST_TYPES, Precision
 from dlspark.training.regularize import (
     add_l1_gradient,
     clip_gradient_norm,
@@ -27,6 +27,7 @@ from dlspark.training.regularize import (
 from dlspark.training.weight_average import WeightAverage
 
 _HALF = 0.5
+_NUM_IMAGE_DIMENSIONS = 4
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """Images [b, C, H, W] to logits [b, K]."""
@@ -207,7 +208,9 @@ def _add_gradients(
 ) -> None:
     """Add up the gradient of `factor` times the sum of this rank's losses."""
     device, num_parts = gradients.device, options.num_parts
-    layout = layout_of(batch.images, device, precision)
+    # Matrix units read the channels of a pixel side by side; convolutions pass the layout of their input on.
+    is_for_matrix_units = precision != "fp32" and batch.images.ndim == _NUM_IMAGE_DIMENSIONS
+    layout = torch.channels_last if is_for_matrix_units else torch.preserve_format
     targets = [batch.labels]
     if batch.other_labels is not None and batch.label_share is not None:
         targets += [batch.other_labels, batch.label_share]

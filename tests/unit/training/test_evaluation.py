@@ -10,7 +10,7 @@ from torch import nn
 from dlspark.contracts import EvaluationResult
 from dlspark.errors import DatasetError, ModelError
 from dlspark.models.build import build_model
-from dlspark.training.evaluation import evaluate_model
+from dlspark.training.evaluation import evaluate_model, for_inference
 from dlspark.training.metrics import Figures
 from tests.unit.training.doubles import MemorySource, ThreadCommunicator, random_rows, run_ranks
 
@@ -157,3 +157,11 @@ def test_weights_that_overflow_are_an_error() -> None:
                 model, source, communicator, num_classes=NUM_CLASSES, device=CPU
             ),
         )
+
+
+def test_images_lie_channels_last_without_gradients_and_features_as_they_came() -> None:
+    images, features = torch.rand(2, 3, 4, 5), torch.rand(2, 5)
+    laid = for_inference(images)
+    assert laid.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(laid, images)
+    assert for_inference(features) is features

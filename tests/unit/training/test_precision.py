@@ -7,7 +7,7 @@ import logging
 import pytest
 import torch
 
-from dlspark.training.precision import Precision, choose_precision, has_fast_bf16, layout_of
+from dlspark.training.precision import choose_precision, has_fast_bf16
 
 CPU = torch.device("cpu")
 
@@ -46,19 +46,3 @@ def test_bf16_on_a_cpu_without_units_is_warned_of(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"amx_bf16": False})
     assert choose_precision("bf16", CPU) == "bf16"
     assert "slower than fp32" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("shape", "device", "precision", "layout"),
-    [
-        ((2, 3, 4, 4), "cpu", "fp32", torch.channels_last),
-        ((2, 3, 4, 4), "cpu", "bf16", torch.channels_last),
-        ((2, 3, 4, 4), "cuda", "fp32", torch.preserve_format),
-        ((2, 3, 4, 4), "cuda", "bf16", torch.channels_last),
-        ((2, 5), "cpu", "fp32", torch.preserve_format),
-    ],
-)
-def test_channels_lie_side_by_side_where_convolutions_read_them_so(
-    shape: tuple[int, ...], device: str, precision: Precision, layout: torch.memory_format
-) -> None:
-    assert layout_of(torch.zeros(shape), torch.device(device), precision) == layout
