@@ -19,7 +19,10 @@ def borrow_pages(num_bytes: int) -> Iterator[mmap.mmap]:
 
     Pages that nobody has written to take no memory, so that there may be more than will be needed.
     """
-    pages = _kept.pop() if _kept else None
+    try:
+        pages = _kept.pop()
+    except IndexError:
+        pages = None
     if pages is None or len(pages) < num_bytes:
         pages = mmap.mmap(-1, num_bytes)
         if hasattr(mmap, "MADV_HUGEPAGE"):

@@ -112,7 +112,7 @@ class _Files:
 
 @lru_cache(maxsize=1)
 def _load_classifier(digest: str, checkpoint: _Files, views: tuple[tuple[str, Any], ...]) -> Classifier:
-    """Build the classifier once in a Python worker process; another digest takes its place."""
+    """Build the classifier once in a Python worker process; one of other files or views takes its place."""
     with tempfile.TemporaryDirectory(prefix=f"dlspark-{digest[:12]}-") as folder:
         for name, data in checkpoint.files.value.items():
             (Path(folder) / name).write_bytes(data)

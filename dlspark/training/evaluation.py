@@ -78,7 +78,8 @@ def for_inference(images: torch.Tensor) -> torch.Tensor:
     rows are dealt to ranks, and the curves of one and two of them part after a hundred steps.
     """
     is_faster = images.ndim == _NUM_IMAGE_DIMENSIONS and images.device.type == "cpu"
-    return images.contiguous(memory_format=torch.channels_last) if is_faster else images
+    # Not by contiguous(), which leaves images of one channel as they are: they count as laid out either way.
+    return images.to(memory_format=torch.channels_last) if is_faster else images
 
 
 def _parts(

@@ -159,9 +159,14 @@ def test_weights_that_overflow_are_an_error() -> None:
         )
 
 
-def test_images_lie_channels_last_without_gradients_and_features_as_they_came() -> None:
-    images, features = torch.rand(2, 3, 4, 5), torch.rand(2, 5)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_channels_of_a_pixel_lie_side_by_side_without_gradients(channels: int) -> None:
+    images = torch.rand(2, channels, 4, 5)
     laid = for_inference(images)
-    assert laid.is_contiguous(memory_format=torch.channels_last)
+    assert laid.stride() == (20 * channels, 1, 5 * channels, channels)  # which says so for one channel too
     assert torch.equal(laid, images)
+
+
+def test_features_stay_as_they_came() -> None:
+    features = torch.rand(2, 5)
     assert for_inference(features) is features
