@@ -128,14 +128,19 @@ class ActivationProbe:
         self._calls[name] = call + 1
         # With accumulation a step makes several forward passes.
         index = self._uses[name][call % len(self._uses[name])]
+        if not output.numel():  # layers that talk to other ranks are passed also without rows
+            return
         unit = _unit_dimension(output)
         values = output.detach().float()
         others = [dimension for dimension in range(values.ndim) if dimension != unit]
         num_values = values.numel() // values.shape[unit]
-        variance, mean = torch.var_mean(values, dim=others, correction=0)
+        # Two passes are as exact as torch.var_mean, which takes six times as long with channels last.
+        mean = values.mean(dim=others, keepdim=True)
+        deviation = (values - mean).square_().sum(dim=others).double()
+        mean = mean.flatten().double()
         sums = self._sums[:, self._starts[index] : self._starts[index + 1]]
-        sums[0] += mean.double() * num_values
-        sums[1] += (variance.double() + mean.double() ** 2) * num_values
+        sums[0] += mean * num_values
+        sums[1] += deviation + mean**2 * num_values
         if self.layers[index].rectifies:
             sums[2] += values.amax(dim=others) > 0
         if self.layers[index].saturates:

@@ -157,6 +157,29 @@ def test_sums_against_the_activations_themselves_also_of_a_module_used_twice() -
         )
 
 
+def test_a_rank_without_rows_adds_nothing() -> None:
+    model = _Reuse()
+    probe = ActivationProbe(model, (1, 8, 8), CPU)
+    with torch.no_grad(), probe.watching(0):
+        model(IMAGES[:0])
+    [sums] = run_ranks(1, probe.join)
+    assert (sums.sums == 0).all()
+    assert (sums.counts == 0).all()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_spread_that_is_small_beside_its_mean_is_exact(layout: torch.memory_format) -> None:
+    model = nn.Sequential(nn.ReLU())
+    probe = ActivationProbe(model, (3, 8, 8), CPU)
+    images = 100 + 1e-2 * torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad(), probe.watching(64):
+        model(images.to(memory_format=layout))
+    [sums] = run_ranks(1, probe.join)
+    values = images.double()
+    expected = (float(values.mean()), float(values.std(correction=0)))
+    assert sums.spread(probe.layers)["0"] == pytest.approx(expected, rel=1e-3)
+
+
 @pytest.mark.parametrize("starts_trained", [False, True])
 def test_weights_that_know_something_are_not_judged_by_their_first_loss_nor_their_rates(
     starts_trained: bool,
