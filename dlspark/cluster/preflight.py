@@ -118,18 +118,19 @@ def count_slots(spark: SparkSession) -> Slots:
     executors = context.statusTracker().getExecutorInfos()
     in_use = int(sum(executor.numRunningTasks() for executor in executors))
     available = int(context.maxNumConcurrentTasks(profile))
-    # One of those that Spark lists is the driver.
-    return Slots(available=available, in_use=in_use, gpus=_count_gpus(spark, len(executors) - 1, in_use))
+    return Slots(available=available, in_use=in_use, gpus=_count_gpus(spark, in_use))
 
 
-def _count_gpus(spark: SparkSession, num_executors: int, num_tasks: int) -> Gpus | None:
+def _count_gpus(spark: SparkSession, num_tasks: int) -> Gpus | None:
     conf = spark.sparkContext.getConf()
     per_executor = conf.get("spark.executor.resource.gpu.amount")
     per_task = float(conf.get("spark.task.resource.gpu.amount") or 0)
     if not per_executor or not per_task:
         return None
+    # Of the scheduler, as the slots are: the status tracker hears of a new executor some time after it.
+    num_executors = spark.sparkContext._jsc.sc().getExecutorIds().size()
     return Gpus(
-        available=num_executors * int(per_executor),
+        available=int(num_executors) * int(per_executor),
         in_use=math.ceil(num_tasks * per_task),
         per_task=per_task,
     )
